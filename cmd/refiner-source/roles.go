@@ -1,0 +1,84 @@
+package main
+
+import (
+	"os"
+
+	"github.com/spf13/cobra"
+
+	"refinersource/internal/app"
+	"refinersource/internal/console"
+)
+
+// roleFlags are those that ingress and worker share.
+type roleFlags struct {
+	kafka         *kafkaFlags
+	log           *logFlags
+	tenants       string
+	adminListen   string
+	tenantMetrics bool
+}
+
+func addRoleFlags(cmd *cobra.Command) *roleFlags {
+	f := &roleFlags{kafka: addKafkaFlags(cmd), log: addLogFlags(cmd)}
+	cmd.Flags().StringVar(&f.tenants, "tenants", "", "tenants file (YAML); a change is picked up without a restart")
+	cmd.Flags().StringVar(&f.adminListen, "admin-listen", "127.0.0.1:8081", "address of health, metrics and the live page")
+	cmd.Flags().BoolVar(&f.tenantMetrics, "tenant-metrics", true, "a label per tenant in the metrics; false for very many tenants")
+	return f
+}
+
+// run runs the roles of o until the command's context ends.
+func (f *roleFlags) run(cmd *cobra.Command, role string, o app.Options) error {
+	if f.tenants == "" {
+		return usagef("--tenants is missing; give the tenants file")
+	}
+	brokers, topics, err := f.kafka.resolve()
+	if err != nil {
+		return err
+	}
+	log, err := f.log.logger()
+	if err != nil {
+		return err
+	}
+	o.Brokers, o.Topics = brokers, topics
+	o.TenantsFile, o.Env = f.tenants, os.LookupEnv
+	o.AdminListen = f.adminListen
+	o.NoTenantMetrics = !f.tenantMetrics
+	o.Console = console.Options{Role: role, Version: version}
+	o.Logger = log
+	a, err := app.New(o)
+	if err != nil {
+		return usageError{err}
+	}
+	return a.Run(cmd.Context())
+}
+
+func newIngress() *cobra.Command {
+	cmd := &cobra.Command{
+		Use:     "ingress",
+		Short:   "Take in events over HTTP and publish them to Kafka",
+		Example: "  refiner-source ingress --brokers kafka:9092 --tenants tenants.yaml --listen :8080",
+		Args:    cobra.NoArgs,
+	}
+	f := addRoleFlags(cmd)
+	listen := cmd.Flags().String("listen", "127.0.0.1:8080", "address for senders")
+	cmd.RunE = work(func(cmd *cobra.Command, _ []string) error {
+		return f.run(cmd, "ingress", app.Options{Ingress: &app.IngressOptions{Listen: *listen}})
+	})
+	return cmd
+}
+
+func newWorker() *cobra.Command {
+	cmd := &cobra.Command{
+		Use:     "worker",
+		Short:   "Deliver events to Segment as one member of the consumer group",
+		Long:    "Deliver events to Segment as one member of the consumer group. Start more of them for more load. A new group starts at the earliest event.",
+		Example: "  refiner-source worker --brokers kafka:9092 --tenants tenants.yaml",
+		Args:    cobra.NoArgs,
+	}
+	f := addRoleFlags(cmd)
+	group := cmd.Flags().String("group", app.DefaultGroup, "consumer group")
+	cmd.RunE = work(func(cmd *cobra.Command, _ []string) error {
+		return f.run(cmd, "worker", app.Options{Worker: &app.WorkerOptions{Group: *group}})
+	})
+	return cmd
+}

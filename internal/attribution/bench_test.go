@@ -1,0 +1,55 @@
+package attribution_test
+
+import (
+	"testing"
+
+	"refinersource/internal/attribution"
+	"refinersource/internal/survey"
+)
+
+// fiveAnswers is the completion of a webhook of five answers, about 1 KB.
+func fiveAnswers() survey.Completion {
+	return survey.Completion{
+		ID: "eb117cb0-49cf-11ed-b050-03a44b32151c", Revision: "2026-10-12T02:05:55Z",
+		SurveyID: "f0a3c1de-3c55-4a3b-9f3e-4d1f4f7b2a10", SurveyName: "Onboarding",
+		UserID: "user-17", Email: "ann@example.com", AccountID: "acc-9", Timestamp: received,
+		UserAttributes: []string{"email", "name", "form_submissions_count", "what_is_your_job_role"},
+		AccountAttributes: []survey.Attribute{
+			{Name: "employee_count", Value: []byte(`"1000+"`)}, {Name: "industry", Value: []byte(`"accounting"`)},
+		},
+		Answers: []survey.Answer{
+			{Property: "what_is_your_job_role", Value: []byte(`"CEO"`)},
+			{Property: "how_big_is_your_team", Value: []byte(`"10+"`)},
+			{Property: "employee_count", Value: []byte(`"1000+"`)},
+			{Property: "how_likely_to_recommend", Value: []byte(`9`)},
+			{Property: "which_features_do_you_use", Value: []byte(`["Surveys","Dashboards"]`)},
+		},
+	}
+}
+
+func BenchmarkAttribute(b *testing.B) {
+	rules := attribution.DefaultRules()
+	c := fiveAnswers()
+	b.ReportAllocs()
+	for b.Loop() {
+		if _, err := attribution.Attribute(c, &rules, "acme", received); err != nil {
+			b.Fatal(err)
+		}
+	}
+}
+
+func BenchmarkAppendJSON(b *testing.B) {
+	rules := attribution.DefaultRules()
+	res, err := attribution.Attribute(fiveAnswers(), &rules, "acme", received)
+	if err != nil {
+		b.Fatal(err)
+	}
+	var dst []byte
+	b.ReportAllocs()
+	for b.Loop() {
+		dst = dst[:0]
+		for i := range res.Calls {
+			dst = res.Calls[i].AppendJSON(dst)
+		}
+	}
+}

@@ -1,0 +1,134 @@
+package e2e_test
+
+import (
+	"encoding/json"
+	"fmt"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"sync"
+	"testing"
+	"time"
+)
+
+// call is one call as it arrived.
+type call struct {
+	Type      string `json:"type"`
+	MessageID string `json:"messageId"`
+	UserID    string `json:"userId"`
+	GroupID   string `json:"groupId"`
+	Traits    struct {
+		UserSeq    int `json:"refiner_seq"`
+		AccountSeq int `json:"refiner_account_seq"`
+	} `json:"traits"`
+	Context struct {
+		GroupID string `json:"groupId"`
+	} `json:"context"`
+
+	tenant string // from the write key
+	seq    int    // of the user's event, from 1
+	at     time.Time
+}
+
+// receiver is a server of Segment's protocol that keeps all it accepts, in the
+// order in which it accepted it.
+type receiver struct {
+	server *httptest.Server
+
+	mu       sync.Mutex
+	accepted []call
+	faults   []string
+	requests int
+	distinct map[string]int // message id → times
+	answer   func(calls []call) (status int, header http.Header)
+	latency  time.Duration // of every request; set before the first
+	arrived  *sync.Cond
+}
+
+func newReceiver(t *testing.T) *receiver {
+	t.Helper()
+	r := &receiver{distinct: make(map[string]int)}
+	r.arrived = sync.NewCond(&r.mu)
+	r.server = httptest.NewServer(r)
+	t.Cleanup(r.server.Close)
+	return r
+}
+
+// script sets the answer to requests from now on; nil accepts.
+func (r *receiver) script(answer func(calls []call) (int, http.Header)) {
+	r.mu.Lock()
+	r.answer = answer
+	r.mu.Unlock()
+}
+
+func (r *receiver) ServeHTTP(w http.ResponseWriter, q *http.Request) {
+	body, err := io.ReadAll(q.Body)
+	if err != nil {
+		return // the sender was killed in the middle
+	}
+	var batch struct {
+		Batch []call `json:"batch"`
+	}
+	key, _, _ := q.BasicAuth()
+	if r.latency > 0 {
+		<-time.After(r.latency)
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.requests++
+	if err := json.Unmarshal(body, &batch); err != nil || q.URL.Path != "/v1/batch" || q.Method != http.MethodPost {
+		r.faults = append(r.faults, fmt.Sprintf("%s %s: %v", q.Method, q.URL.Path, err))
+		w.WriteHeader(http.StatusBadRequest)
+		return
+	}
+	if len(body) > 500_000 || len(batch.Batch) > 2500 {
+		r.faults = append(r.faults, fmt.Sprintf("a request of %d bytes and %d calls", len(body), len(batch.Batch)))
+	}
+	if r.answer != nil {
+		if status, header := r.answer(batch.Batch); status != 0 {
+			for name := range header {
+				w.Header().Set(name, header.Get(name))
+			}
+			w.WriteHeader(status)
+			return
+		}
+	}
+	for _, c := range batch.Batch {
+		c.tenant, c.at = key, time.Now()
+		c.seq = c.Traits.UserSeq
+		if c.Type == "group" {
+			c.seq = c.Traits.AccountSeq
+		}
+		r.accepted = append(r.accepted, c)
+		r.distinct[c.MessageID]++
+	}
+	r.arrived.Broadcast()
+	_, _ = io.WriteString(w, `{"success":true}`)
+}
+
+// await waits until so many different calls were accepted, or gives up when
+// nothing new has arrived for the time of patience.
+func (r *receiver) await(t *testing.T, want int, patience time.Duration) {
+	t.Helper()
+	stalled := time.AfterFunc(patience, r.arrived.Broadcast)
+	defer stalled.Stop()
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	last, since := len(r.distinct), time.Now()
+	for len(r.distinct) < want {
+		if len(r.distinct) > last {
+			last, since = len(r.distinct), time.Now()
+			stalled.Reset(patience)
+		} else if time.Since(since) >= patience {
+			t.Fatalf("%d of %d calls arrived, and none for %v", last, want, patience)
+		}
+		r.arrived.Wait()
+	}
+}
+
+// count is how many different calls have been accepted.
+func (r *receiver) count() int {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return len(r.distinct)
+}

@@ -1,0 +1,192 @@
+package ingress
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"net/http"
+	"strings"
+	"sync"
+	"time"
+
+	"go.uber.org/zap"
+	"golang.org/x/sync/errgroup"
+
+	"refinersource/internal/queue"
+)
+
+// publishConcurrency bounds how many events of one request are under way.
+const publishConcurrency = 64
+
+// maxKeyBytes bounds the ids in a record's key and headers; of a longer one its
+// hash stands there.
+const maxKeyBytes = 512
+
+// publish appends the events that are not rejected to the log, those of one key
+// one after another, so that they keep their order (invariant 3), and others side
+// by side. It goes on when the sender hangs up: what is under way may as well be
+// accepted.
+func (q *request) publish(list []*event) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(q.r.Context()), q.o.PublishTimeout)
+	defer cancel()
+	var failure firstError
+	if len(list) == 1 {
+		if e := list[0]; e.rejected == nil {
+			q.publishChain(ctx, q.key(e), list, &failure)
+		}
+	} else {
+		chains := make(map[string][]*event)
+		var keys []string // in the order of the request, so that the first go first
+		for _, e := range list {
+			if e.rejected != nil {
+				continue
+			}
+			key := q.key(e)
+			if chains[key] == nil {
+				keys = append(keys, key)
+			}
+			chains[key] = append(chains[key], e)
+		}
+		var g errgroup.Group
+		g.SetLimit(publishConcurrency)
+		for _, key := range keys {
+			g.Go(func() error {
+				q.publishChain(ctx, key, chains[key], &failure)
+				return nil
+			})
+		}
+		_ = g.Wait() // the events know what became of them
+	}
+	if failure.err != nil {
+		q.o.Logger.Warn("event not acknowledged by the log", zap.String("tenant", q.tenantLabel()),
+			zap.String("route", q.routeName), zap.Error(failure.err))
+	}
+}
+
+// firstError keeps the first of the errors of several goroutines.
+type firstError struct {
+	once sync.Once
+	err  error
+}
+
+func (f *firstError) set(err error) { f.once.Do(func() { f.err = err }) }
+
+// publishChain appends events of one key. After one that may yet be accepted when
+// it is sent again, the later ones are not tried: they would overtake it.
+func (q *request) publishChain(ctx context.Context, key string, chain []*event, failure *firstError) {
+	for i, e := range chain {
+		var err error
+		if e.position, err = q.o.Publisher.Publish(ctx, q.record(key, e)); err == nil {
+			continue
+		}
+		failure.set(err)
+		if errors.Is(err, queue.ErrTooLarge) {
+			e.rejected = &rejection{
+				Index: e.index, status: http.StatusRequestEntityTooLarge,
+				Detail: "over the size that the log takes; send a smaller event",
+			}
+			continue
+		}
+		e.rejected = &rejection{
+			Index: e.index, status: http.StatusServiceUnavailable, Retry: true,
+			Detail: "not acknowledged by the log; send it again",
+		}
+		for _, later := range chain[i+1:] {
+			later.rejected = &rejection{
+				Index: later.index, status: http.StatusServiceUnavailable, Retry: true,
+				Detail: "not tried, since an earlier event of the same user or account was not acknowledged; send both again, in order",
+			}
+		}
+		return
+	}
+}
+
+// key is the record's key: the tenant, and what the event is kept in order by.
+func (q *request) key(e *event) string {
+	order := q.tenant.Rules.OrderKey(e.head.UserID, e.head.AnonymousID, e.head.AccountID)
+	// The key has the bare id, so that any Kafka client finds a user's partition.
+	_, id, ok := strings.Cut(order, ":")
+	if !ok {
+		id = e.head.EventID
+	}
+	return string(q.tenant.ID) + "/" + bounded(id)
+}
+
+func (q *request) record(key string, e *event) queue.Record {
+	headers := []queue.Header{
+		{Key: queue.HeaderTenant, Value: []byte(q.tenant.ID)},
+		{Key: queue.HeaderSource, Value: []byte(q.route.source)},
+		{Key: queue.HeaderEventID, Value: []byte(bounded(e.head.EventID))},
+		{Key: queue.HeaderReceivedAt, Value: q.received.AppendFormat(nil, time.RFC3339Nano)},
+	}
+	if parent := q.r.Header.Get("Traceparent"); isTraceparent(parent) {
+		headers = append(headers, queue.Header{Key: queue.HeaderTraceparent, Value: []byte(parent)})
+	}
+	return queue.Record{Key: []byte(key), Value: e.raw, Headers: headers, Time: q.received}
+}
+
+// bounded returns the id, or its hash if it is too long.
+func bounded(id string) string {
+	if len(id) <= maxKeyBytes {
+		return id
+	}
+	sum := sha256.Sum256([]byte(id))
+	return "sha256:" + hex.EncodeToString(sum[:])
+}
+
+// isTraceparent reports whether the value is a traceparent of W3C Trace Context,
+// version 00, or one of a later version that looks the same.
+func isTraceparent(s string) bool {
+	if len(s) != 55 || s[2] != '-' || s[35] != '-' || s[52] != '-' {
+		return false
+	}
+	version, trace, parent, flags := s[:2], s[3:35], s[36:52], s[53:]
+	for _, part := range []string{version, trace, parent, flags} {
+		if strings.Trim(part, "0123456789abcdef") != "" {
+			return false
+		}
+	}
+	return version != "ff" && strings.Trim(trace, "0") != "" && strings.Trim(parent, "0") != ""
+}
+
+// conclude says what became of the events.
+func (q *request) conclude(list []*event, isBatch bool) (*receipt, *problem) {
+	answer := &receipt{Events: make([]acceptedEvent, 0, len(list))}
+	for _, e := range list {
+		if e.rejected != nil {
+			answer.Rejected = append(answer.Rejected, *e.rejected)
+			continue
+		}
+		answer.Accepted++
+		if q.isIgnored(e) {
+			answer.Ignored++
+		}
+		answer.Events = append(answer.Events, acceptedEvent{bounded(e.head.EventID), e.position.Partition, e.position.Offset})
+	}
+	q.metrics.accept(q.tenant.ID, q.route.source, answer.Accepted)
+	if answer.Accepted > 0 {
+		return answer, nil
+	}
+	return nil, none(answer.Rejected, isBatch)
+}
+
+// none is the problem where no event was accepted: 503 if it may be otherwise the
+// next time, 413 if all are too large, else 400.
+func none(rejected []rejection, isBatch bool) *problem {
+	p := newProblem(rejected[0].status, "none of the events was accepted")
+	for _, r := range rejected {
+		switch {
+		case r.Retry:
+			p.Status, p.retryAfter = r.status, retryUnavailable
+		case p.retryAfter == 0 && r.status != p.Status:
+			p.Status = http.StatusBadRequest
+		}
+	}
+	if isBatch {
+		p.Rejected = rejected
+	} else {
+		p.Detail, p.Pointer = rejected[0].Detail, rejected[0].Pointer
+	}
+	return p
+}

@@ -1,0 +1,145 @@
+package segment
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"sync/atomic"
+	"time"
+
+	"github.com/segmentio/analytics-go/v3"
+
+	"refinersource/internal/attribution"
+)
+
+// maxAnswerBytes bounds what is read of an answer's body. The body says nothing
+// that the status does not; reading it to its end lets the connection be reused.
+const maxAnswerBytes = 8 << 10
+
+// errIncomplete stops a request that would not carry exactly the calls of its
+// attempt.
+var errIncomplete = errors.New("request does not carry the whole batch")
+
+// attempt is one request: the callback of its analytics.Client and, through a
+// roundTripper, its transport. analytics-go calls it from goroutines that have
+// ended when Close of its client returns.
+type attempt struct {
+	transport http.RoundTripper
+	timeout   time.Duration
+
+	requests  atomic.Int32
+	delivered atomic.Int32 // calls that analytics-go reports as sent
+	failed    atomic.Int32 // calls that it refused or could not send
+	result    Result       // of the one request
+}
+
+// enqueue hands over the calls in their order, up to the first that is refused.
+func (a *attempt) enqueue(client analytics.Client, calls []attribution.Call) {
+	var m messages
+	for i := range calls {
+		message, err := m.of(&calls[i])
+		if err == nil {
+			err = client.Enqueue(message)
+		}
+		if err != nil {
+			a.failed.Add(1)
+			return
+		}
+	}
+}
+
+// Success counts a call that was sent.
+func (a *attempt) Success(analytics.Message) { a.delivered.Add(1) }
+
+// Failure counts a call that was not.
+func (a *attempt) Failure(analytics.Message, error) { a.failed.Add(1) }
+
+// roundTrip makes the attempt's request. Only a 2xx is a response to
+// analytics-go; all else is an error, so that it follows no redirect and reads
+// no body. A call that analytics-go refuses is known before the rest is
+// flushed: the rest does not travel without it.
+func (a *attempt) roundTrip(ctx context.Context, r *http.Request) (*http.Response, error) {
+	if a.failed.Load() > 0 || a.requests.Add(1) > 1 {
+		_ = r.Body.Close()
+		return nil, errIncomplete
+	}
+	deadline, cancel := context.WithTimeout(ctx, a.timeout)
+	defer cancel()
+	var written atomic.Bool
+	res, err := a.transport.RoundTrip(outgoing(deadline, r, &written))
+	if err != nil {
+		a.result = failure(ctx, err, written.Load())
+		return nil, a.result.Err
+	}
+	defer func() { _ = res.Body.Close() }()
+	// After 101 the body is the connection itself.
+	if res.StatusCode >= http.StatusOK {
+		_, _ = io.Copy(io.Discard, io.LimitReader(res.Body, maxAnswerBytes))
+	}
+	a.result = answer(res.StatusCode, res.Header)
+	if a.result.Class != Accepted {
+		return nil, a.result.Err
+	}
+	return &http.Response{
+		Status: res.Status, StatusCode: res.StatusCode,
+		Proto: res.Proto, ProtoMajor: res.ProtoMajor, ProtoMinor: res.ProtoMinor,
+		Header: res.Header, Body: http.NoBody, Request: r,
+	}, nil
+}
+
+// outgoing is r under our context, without the cancellation of analytics-go's
+// http.Client; written is set when the first byte of the body is taken to be
+// written.
+func outgoing(ctx context.Context, r *http.Request, written *atomic.Bool) *http.Request {
+	out := (&http.Request{
+		Method: r.Method, URL: r.URL, Host: r.Host, Header: r.Header,
+		Proto: r.Proto, ProtoMajor: r.ProtoMajor, ProtoMinor: r.ProtoMinor,
+		Body: body{r.Body, written}, ContentLength: r.ContentLength,
+	}).WithContext(ctx)
+	// The transport asks for the body again only if a reused connection was
+	// closed before it took a byte.
+	out.GetBody = func() (io.ReadCloser, error) {
+		again, err := r.GetBody()
+		return body{again, written}, err
+	}
+	return out
+}
+
+// outcome is what became of the attempt, once its client is closed. Anything but
+// one request with all calls is no success, whatever was answered.
+func (a *attempt) outcome(calls int) Result {
+	requests := a.requests.Load()
+	if requests != 1 || a.result.Class == Accepted && int(a.delivered.Load()) != calls {
+		return Result{Class: Invalid, Unknown: requests > 0, Err: fmt.Errorf("post batch: %w", errIncomplete)}
+	}
+	return a.result
+}
+
+// body notes that it was read.
+type body struct {
+	io.ReadCloser
+	read *atomic.Bool
+}
+
+// Read reads, and notes it.
+func (b body) Read(p []byte) (int, error) {
+	b.read.Store(true)
+	return b.ReadCloser.Read(p)
+}
+
+// roundTripper is a function as an http.RoundTripper.
+type roundTripper func(*http.Request) (*http.Response, error)
+
+// RoundTrip calls f.
+func (f roundTripper) RoundTrip(r *http.Request) (*http.Response, error) { return f(r) }
+
+// discard is a logger that drops all: analytics-go logs whole calls and answers.
+type discard struct{}
+
+// Logf drops it.
+func (discard) Logf(string, ...any) {}
+
+// Errorf drops it.
+func (discard) Errorf(string, ...any) {}

@@ -1,0 +1,76 @@
+package survey
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"strings"
+)
+
+// MaxDepth is how deep an event may nest objects and arrays; itself is the first.
+const MaxDepth = 64
+
+// MaxAccountID bounds the account's id, in characters: Segment drops a group
+// with a longer one without a word.
+const MaxAccountID = 500
+
+// Decode reads one event. The error is always a *Fault; the Completion then
+// holds what is known nevertheless, at least the ID. An event that is seen,
+// dismissed or without a response is never at fault for its identity.
+//
+// Field names are case-sensitive and unknown fields are skipped. Where a field
+// stands twice the last one counts, but for identity (AmbiguousIdentity).
+func Decode(source Source, raw []byte) (Completion, error) {
+	d := newDecoder(raw)
+	d.text = string(raw)
+	d.values = make([]byte, 0, len(raw)/4) // most of an event is not answers
+	return d.decode(source, raw)
+}
+
+// Peek reads of one event what the ingress needs. It finds the same faults as
+// Decode, and the Head holds what is known nevertheless, at least the EventID.
+func Peek(source Source, raw []byte) (Head, error) {
+	d := newDecoder(raw)
+	d.peek = true
+	c, err := d.decode(source, raw)
+	return Head{
+		EventID:     c.ID,
+		UserID:      c.UserID,
+		AnonymousID: c.AnonymousID,
+		AccountID:   c.AccountID,
+		Ignored:     c.Ignored,
+	}, err
+}
+
+func (d *decoder) decode(source Source, raw []byte) (Completion, error) {
+	var c Completion
+	var who respondent
+	switch {
+	case tooDeep(raw):
+		d.undecodable("", "nested deeper than 64 levels")
+	case source == RefinerWebhook:
+		d.refiner(&c, &who)
+	case source == SurveyEvent:
+		d.event(&c, &who)
+	default:
+		d.undecodable("", "of an unknown source; it must be refiner-webhook or survey-event")
+	}
+	d.end()
+	if d.fault != nil {
+		return Completion{ID: derivedID(raw)}, d.fault
+	}
+	if c.ID == "" {
+		c.ID = derivedID(raw)
+	} else {
+		c.ID = strings.Clone(c.ID) // an id is remembered for longer than its event
+	}
+	if fault := who.identify(&c); fault != nil && c.Ignored != NoResponse && c.Ignored != NotCompleted {
+		return c, fault
+	}
+	return c, nil
+}
+
+// derivedID is the id of an event that has none: the same bytes get the same.
+func derivedID(raw []byte) string {
+	sum := sha256.Sum256(raw)
+	return "sha256:" + hex.EncodeToString(sum[:])
+}

@@ -1,0 +1,162 @@
+package worker
+
+import (
+	"errors"
+	"strconv"
+	"time"
+
+	"refinersource/internal/attribution"
+	"refinersource/internal/deadletter"
+	"refinersource/internal/delivery"
+	"refinersource/internal/lane"
+	"refinersource/internal/queue"
+	"refinersource/internal/survey"
+	"refinersource/internal/tenant"
+)
+
+// event is a record and what it makes: the steps of its delivery, or its dead
+// letter, or the reason why it is ignored. The goroutine that has its part in
+// flight, or the partition's, owns it.
+type event struct {
+	record   queue.Record
+	source   survey.Source
+	id       string
+	accepted time.Time
+	tenant   *tenant.Tenant // as it was when the event was read; nil if unknown
+
+	lane  string
+	key   string
+	calls []attribution.Call
+	steps [][]attribution.Call // parts of calls
+	costs []lane.Cost          // of the steps; one empty one for a dead letter
+	bytes int
+
+	ignored  survey.Ignored
+	letter   *deadletter.Letter
+	attempts int
+}
+
+// eventBytes is what an event takes of memory besides its bytes and its calls.
+// With the factors below it comes to what a heap profile shows of a full window:
+// some 5 KB for an event of 1 KB.
+const eventBytes = 1 << 10
+
+// decide says what an event makes, by the rules of its tenant. It never fails:
+// what cannot make a call becomes a dead letter.
+func (w *Worker) decide(r queue.Record, tenants *tenant.Registry) *event {
+	e := &event{
+		record:   r,
+		source:   survey.Source(r.Header(queue.HeaderSource)),
+		id:       r.Header(queue.HeaderEventID),
+		accepted: r.Time.UTC(),
+		bytes:    eventBytes + 3*len(r.Value), // as it stands in the log, its text, its answers
+	}
+	if at, err := time.Parse(time.RFC3339Nano, r.Header(queue.HeaderReceivedAt)); err == nil {
+		e.accepted = at.UTC()
+	}
+	id := tenant.ID(r.Header(queue.HeaderTenant))
+	t, ok := tenants.Get(id)
+	if !ok {
+		e.die(deadletter.UnknownTenant, deadletter.StageDecode, "the tenants file has no tenant of this id; add it, then redrive")
+		return e
+	}
+	e.tenant = t
+	completion, err := survey.Decode(e.source, r.Value)
+	if err != nil {
+		e.fault(deadletter.StageDecode, err)
+		return e
+	}
+	if e.id == "" {
+		e.id = completion.ID
+	}
+	result, err := attribution.Attribute(completion, &t.Rules, string(t.ID), e.accepted)
+	if err != nil {
+		e.fault(deadletter.StageAttribute, err)
+		return e
+	}
+	if result.Ignored != survey.NotIgnored {
+		e.ignored = result.Ignored
+		return e
+	}
+	e.lane, e.key, e.calls = string(t.ID), result.OrderKey, result.Calls
+	e.cut(t.Pairing, w.o.Limits)
+	return e
+}
+
+// cut cuts the calls into steps: what is accepted before the next is sent. With
+// strict pairing that is all identifies, then all groups, then all tracks; a kind
+// that is over a request's limits by itself takes several.
+func (e *event) cut(pairing tenant.Pairing, limits lane.Limits) {
+	from, cost := 0, lane.Cost{}
+	for i := range e.calls {
+		size := e.calls[i].Size()
+		e.bytes += 2 * size
+		next := pairing == tenant.Strict && i > from && e.calls[i].Kind != e.calls[i-1].Kind
+		full := cost.Calls+1 > limits.RequestCalls || cost.Bytes+size > limits.RequestBytes
+		if i > from && (next || full) {
+			e.steps, e.costs = append(e.steps, e.calls[from:i:i]), append(e.costs, cost)
+			from, cost = i, lane.Cost{}
+		}
+		cost.Calls++
+		cost.Bytes += size + 1 // the comma between two calls
+	}
+	e.steps, e.costs = append(e.steps, e.calls[from:]), append(e.costs, cost)
+}
+
+// fault makes the dead letter of an event that decoding or attribution gave up.
+func (e *event) fault(stage deadletter.Stage, err error) {
+	if f, ok := errors.AsType[*survey.Fault](err); ok {
+		detail := f.Detail
+		if f.Pointer != "" {
+			detail = f.Pointer + ": " + detail
+		}
+		e.die(deadletter.Reason(f.Reason), stage, detail)
+		return
+	}
+	e.die(deadletter.Undecodable, stage, err.Error())
+}
+
+// die makes the dead letter of an event that makes no call. Its key is its own:
+// nothing waits for it.
+func (e *event) die(reason deadletter.Reason, stage deadletter.Stage, detail string) {
+	e.lane, e.key, e.costs = letterLane, strconv.FormatInt(int64(e.record.Offset), 10), []lane.Cost{{Calls: 1}}
+	e.letter = e.newLetter(reason, stage, detail)
+}
+
+// reject makes the dead letter of an event that the receiver refused.
+func (e *event) reject(kind attribution.Kind, r delivery.Report) {
+	reason, stage := deadletter.Rejected, deadletter.StageIdentify
+	switch r.Outcome {
+	case delivery.TooLarge:
+		reason = deadletter.TooLarge
+	case delivery.Invalid:
+		reason = deadletter.WouldBeDropped
+	case delivery.Accepted, delivery.Rejected, delivery.Abandoned:
+	}
+	switch kind {
+	case attribution.Identify:
+	case attribution.Group:
+		stage = deadletter.StageGroup
+	case attribution.Track:
+		stage = deadletter.StageTrack
+	}
+	e.letter = e.newLetter(reason, stage, "refused when it was sent alone: "+r.Last.Class.String()+" "+strconv.Itoa(r.Last.Status))
+	e.letter.Status = r.Last.Status
+}
+
+func (e *event) newLetter(reason deadletter.Reason, stage deadletter.Stage, detail string) *deadletter.Letter {
+	return &deadletter.Letter{
+		Tenant:       e.record.Header(queue.HeaderTenant),
+		Source:       string(e.source),
+		EventID:      e.id,
+		Reason:       reason,
+		Stage:        stage,
+		Detail:       detail,
+		Origin:       e.record.Position,
+		Key:          e.record.Key,
+		ReceivedAt:   e.accepted,
+		RulesVersion: attribution.RulesVersion,
+		Traceparent:  e.record.Header(queue.HeaderTraceparent),
+		Raw:          e.record.Value,
+	}
+}

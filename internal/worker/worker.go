@@ -1,0 +1,278 @@
+// Package worker is the loop of one member of the consumer group: fetch, decode,
+// attribute, deliver in order, commit. What may be sent and what may be committed
+// is decided by package lane; retries by package delivery. It owns the goroutines
+// and the pace, and it is where events are logged and counted.
+//
+// It guarantees that a commit never passes an event that is not delivered, in
+// the dead-letter topic, or ignored for a named reason (invariant 2), and that
+// a drain leaves nothing begun behind the commit (invariant 7).
+package worker
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"go.uber.org/zap"
+
+	"refinersource/internal/attribution"
+	"refinersource/internal/deadletter"
+	"refinersource/internal/delivery"
+	"refinersource/internal/lane"
+	"refinersource/internal/queue"
+	"refinersource/internal/survey"
+	"refinersource/internal/tenant"
+)
+
+// Defaults of Options.
+const (
+	DefaultGroup          = "refiner-source"
+	DefaultCommitInterval = 500 * time.Millisecond
+	DefaultLagInterval    = 5 * time.Second
+)
+
+// DefaultLimits bound a partition: 450 kB and 2,000 calls a request, below
+// Segment's 500 kB and 2,500; a window of 4,096 events and 8 MiB.
+var DefaultLimits = lane.Limits{
+	RequestCalls: 2000,
+	RequestBytes: 450_000,
+	WindowEvents: 4096,
+	WindowBytes:  8 << 20,
+}
+
+// Letters writes dead letters. Write returns when the log has acknowledged the
+// letter, or with an error that promises nothing.
+type Letters interface {
+	Write(ctx context.Context, l deadletter.Letter) (queue.Position, error)
+}
+
+// Options of a Worker. Log, Tenants, Sender and Letters are needed.
+type Options struct {
+	Log    *queue.Log
+	Topics queue.Topics
+	// Group is the consumer group's name; "" is DefaultGroup.
+	Group string
+	// GroupOptions sets the group's timeouts; its name and topic are set here.
+	GroupOptions queue.GroupOptions
+	// Tenants gives the tenants in force.
+	Tenants func() *tenant.Registry
+	// Delivery says how to retry; its Notify and Pace are set here.
+	Delivery delivery.Options
+	Letters  Letters
+	// Limits bound each partition; the zero value is DefaultLimits.
+	Limits lane.Limits
+	// CommitInterval is the time between two commits while there is progress;
+	// at most a second.
+	CommitInterval time.Duration
+	// LagInterval is the time between two readings of the log's end.
+	LagInterval time.Duration
+	Logger      *zap.Logger
+	// Registerer takes the metrics; nil registers none.
+	Registerer prometheus.Registerer
+	// NoTenantMetrics leaves the tenant label empty, for very many tenants.
+	NoTenantMetrics bool
+	// OnCall is told of every call that was accepted, an event's calls in their
+	// order. It is called by several goroutines and must not block for long.
+	OnCall func(tenant.ID, *attribution.Call)
+	// OnFinished is told of every finished event, likewise.
+	OnFinished func(Finished)
+}
+
+// Validate reports all that is wrong.
+func (o Options) Validate() error {
+	var errs []error
+	if o.Log == nil {
+		errs = append(errs, errors.New("worker: Log is missing"))
+	}
+	if o.Tenants == nil {
+		errs = append(errs, errors.New("worker: Tenants is missing"))
+	}
+	if o.Letters == nil {
+		errs = append(errs, errors.New("worker: Letters is missing"))
+	}
+	if o.CommitInterval < 0 || o.CommitInterval > time.Second {
+		errs = append(errs, fmt.Errorf("worker: CommitInterval is %v; give at most 1s", o.CommitInterval))
+	}
+	if o.LagInterval < 0 {
+		errs = append(errs, fmt.Errorf("worker: LagInterval is %v; give a positive one", o.LagInterval))
+	}
+	return errors.Join(errs...)
+}
+
+// Outcome is how an event ended. The set is closed; it is the label of
+// events_finished_total.
+type Outcome string
+
+// The outcomes.
+const (
+	Delivered Outcome = "delivered"
+	Dead      Outcome = "dead"
+	Ignored   Outcome = "ignored"
+)
+
+// Finished is an event that has its outcome.
+type Finished struct {
+	Tenant   tenant.ID
+	EventID  string
+	Source   survey.Source
+	Position queue.Position
+	Outcome  Outcome
+	// Reason of an event that was not delivered: of the dead letter, or why it
+	// was ignored.
+	Reason   string
+	Attempts int
+	// Calls are those that the event makes, accepted or not; not to be changed.
+	Calls              []attribution.Call
+	Accepted, Finished time.Time
+}
+
+// Worker is one member of the group.
+type Worker struct {
+	o         Options
+	log       *zap.Logger
+	deliverer *delivery.Deliverer
+	pace      *pacer
+	metrics   *metrics
+	joined    atomic.Bool
+
+	mu         sync.Mutex
+	partitions map[int]*status // those assigned now
+}
+
+// New returns a worker. Run starts it.
+func New(o Options) (*Worker, error) {
+	if o.Group == "" {
+		o.Group = DefaultGroup
+	}
+	if o.Limits == (lane.Limits{}) {
+		o.Limits = DefaultLimits
+	}
+	if o.CommitInterval == 0 {
+		o.CommitInterval = DefaultCommitInterval
+	}
+	if o.LagInterval == 0 {
+		o.LagInterval = DefaultLagInterval
+	}
+	if o.Logger == nil {
+		o.Logger = zap.NewNop()
+	}
+	if err := o.Validate(); err != nil {
+		return nil, err
+	}
+	w := &Worker{o: o, log: o.Logger, partitions: make(map[int]*status), pace: newPacer()}
+	w.metrics = newMetrics(w, o.Registerer, o.NoTenantMetrics)
+	o.Delivery.Notify, o.Delivery.Pace = w.attempted, w.pace.wait
+	var err error
+	if w.deliverer, err = delivery.New(o.Delivery); err != nil {
+		return nil, err
+	}
+	return w, nil
+}
+
+// Run works until ctx ends, then drains and leaves the group. It returns nil
+// after a drain; an error if the group could not be set up.
+func (w *Worker) Run(ctx context.Context) error {
+	o := w.o.GroupOptions
+	o.ID, o.Topic = w.o.Group, w.o.Topics.Events()
+	o.OnError = func(err error) {
+		w.joined.Store(false)
+		w.log.Warn("join the consumer group again", zap.Error(err))
+	}
+	group, err := w.o.Log.Group(o)
+	if err != nil {
+		return fmt.Errorf("set up the consumer group: %w", err)
+	}
+	defer w.joined.Store(false)
+	return group.Run(ctx, w.generation)
+}
+
+// Ready reports whether the worker is a member of the group.
+func (w *Worker) Ready() bool { return w.joined.Load() }
+
+// Causes of the end of attempts.
+var (
+	errDrainBudget = errors.New("the drain's time is over")
+	errFenced      = errors.New("the generation has ended for the group")
+)
+
+// generation works on the partitions of one generation until ctx ends or the
+// group refuses its commits, drains and makes the last commit.
+func (w *Worker) generation(ctx context.Context, g *queue.Generation) {
+	w.metrics.generations.Inc()
+	w.log.Info("joined the consumer group", zap.Int("generation", g.ID), zap.Ints("partitions", partitionsOf(g)))
+	// fetching ends with ctx, or when the group has gone on without us; attempts
+	// go on after it for the drain's time.
+	fetching, stopFetching := context.WithCancelCause(ctx)
+	attempts, stopAttempts := context.WithCancelCause(context.WithoutCancel(ctx))
+	defer stopFetching(nil)
+	defer stopAttempts(nil)
+
+	w.pace.setShare(len(g.Assignments), g.Partitions)
+	commits := newCommitter(g, w.o.CommitInterval, w.log)
+	var working, committing sync.WaitGroup
+	worked := make(chan struct{})
+	committing.Go(func() {
+		if err := commits.run(worked); err != nil {
+			stopFetching(errFenced)
+			stopAttempts(errFenced)
+			w.log.Warn("stop working on this generation", zap.Int("generation", g.ID), zap.Error(err))
+		}
+	})
+	committing.Go(func() {
+		select {
+		case <-fetching.Done():
+		case <-worked:
+			return
+		}
+		budget := time.NewTimer(g.DrainBudget())
+		defer budget.Stop()
+		select {
+		case <-budget.C:
+			stopAttempts(errDrainBudget)
+		case <-worked:
+		}
+	})
+	for _, a := range g.Assignments {
+		p := newPartition(w, a, commits)
+		w.watch(p.partition, p.status)
+		working.Go(func() { p.run(fetching, attempts) })
+	}
+	working.Go(func() { w.readEnds(fetching) })
+	w.joined.Store(true)
+	working.Wait()
+	close(worked)
+	committing.Wait()
+	for _, a := range g.Assignments {
+		w.watch(a.Partition, nil)
+	}
+	w.log.Info("left the generation", zap.Int("generation", g.ID), zap.NamedError("cause", context.Cause(fetching)))
+}
+
+func partitionsOf(g *queue.Generation) []int {
+	ids := make([]int, len(g.Assignments))
+	for i, a := range g.Assignments {
+		ids[i] = a.Partition
+	}
+	return ids
+}
+
+// attempted counts an attempt and says so where it failed; of a long row of
+// failures it says the 1st, 2nd, 4th, 8th and so on.
+func (w *Worker) attempted(a delivery.Attempt) {
+	w.metrics.attempted(a)
+	if a.Pause == 0 || a.Number&(a.Number-1) != 0 {
+		return
+	}
+	w.log.Warn("retry a request",
+		zap.String("tenant", string(a.Tenant)),
+		zap.Stringer("class", a.Result.Class),
+		zap.Int("status", a.Result.Status),
+		zap.Int("attempt", a.Number),
+		zap.Int("calls", a.Calls),
+		zap.Duration("pause", a.Pause),
+		zap.Error(a.Result.Err))
+}
