@@ -46,7 +46,7 @@ func TestRollingRestartRepeatsNothing(t *testing.T) {
 		w.receiver.latency = func(tenant.ID) time.Duration { return 400 * time.Millisecond }
 		w.publishAll(30, 12)
 		members := []*member{w.join(small), w.join(small)}
-		for calls := 100; calls <= 1700; calls += 400 {
+		for calls := 100; calls <= 900; calls += 200 {
 			w.until(fmt.Sprint(calls, " calls"), func() bool { return w.receiver.count() >= calls })
 			members[0].terminate()
 			if w.lag() == 0 {
