@@ -44,13 +44,14 @@ func TestRollingRestartRepeatsNothing(t *testing.T) {
 	t.Parallel()
 	inBubble(t, func(t *testing.T, w *world) {
 		w.receiver.latency = func(tenant.ID) time.Duration { return 400 * time.Millisecond }
-		w.publishAll(30, 12)
 		members := []*member{w.join(small), w.join(small)}
-		for calls := 100; calls <= 900; calls += 200 {
-			w.until(fmt.Sprint(calls, " calls"), func() bool { return w.receiver.count() >= calls })
+		for restart := range 4 {
+			w.publishAll(30, 6)
+			calls := w.receiver.count() + 100
+			w.until("some calls", func() bool { return w.receiver.count() >= calls })
 			members[0].terminate()
 			if w.lag() == 0 {
-				t.Fatalf("all was delivered after %d calls: the restart was not in the middle", calls)
+				t.Errorf("all was delivered by restart %d: it was not in the middle", restart)
 			}
 			members = append(members[1:], w.join(small))
 		}
