@@ -1,0 +1,35 @@
+package checker
+
+// effectsOf are the effects of the faults of the proof's list, for an injector
+// that does not state them.
+var effectsOf = map[string][]Effect{
+	"F1": {Unclean}, "F2": {Unclean}, "F3": {Restart},
+	"F4": {AnswersLost}, "F5": {Frozen}, "F6": {Unclean}, "F7": {AnswersLost},
+	"F8": {Harmless}, "F9": {Harmless},
+	"F10": {Unclean}, "F11": {Unclean}, "F12": {Unclean}, "F13": {Unclean}, "F14": {Unclean},
+	"F15": {Unclean}, "F16": {Unclean}, "F17": {Unclean}, "F18": {Unclean}, "F19": {Harmless},
+	"F20": {Restart}, "F21": {Unclean},
+	"F22": {Harmless}, "F23": {AnswersLost}, "F24": {AnswersLost}, "F25": {Harmless},
+	"F26": {AnswersLost}, "F27": {AnswersLost}, "F28": {AnswersLost}, "F29": {AnswersLost},
+	"F30": {Harmless}, "F31": {Harmless}, "F32": {Harmless}, "F33": {Harmless}, "F34": {Harmless}, "F35": {Harmless},
+	"F36": {Harmless}, "F37": {Harmless}, "F38": {Trimmed}, "F39": {Unclean}, "F40": {Harmless}, "F41": {Unclean},
+	"F42": {Unclean}, "F43": {AnswersLost}, "F45": {Frozen}, "F46": {Unclean}, "F47": {Unclean}, "F48": {Unclean},
+	"F49": {Restart}, "F52": {Harmless}, "F55": {Unclean}, "F56": {Unclean},
+}
+
+// FaultEffects returns the effects that a fault has if its injector does not
+// state any: those of its name in the proof's list (F1, F2, …), Unclean for all
+// other names. A name may go on behind the number: "F1 kill one worker".
+func FaultEffects(name string) []Effect {
+	number := name
+	for i, c := range name {
+		if i > 0 && (c < '0' || c > '9') {
+			number = name[:i]
+			break
+		}
+	}
+	if e, ok := effectsOf[number]; ok {
+		return e
+	}
+	return []Effect{Unclean}
+}
