@@ -1,0 +1,440 @@
+package lane
+
+import (
+	"bytes"
+	"cmp"
+	"encoding/base64"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"hash/crc32"
+	"math/bits"
+	"slices"
+	"strings"
+	"time"
+)
+
+// The layout, and why it is so, is in docs/decisions/0010-tenant-cursors.md.
+
+// MaxCursors is how many cursors fit into a commit whatever their tags and
+// offsets, as long as these are below 2^40.
+const MaxCursors = (maxPayload - 1 - 5 - 2 - checksumSize - 1<<7) / (len(Tag{}) + 5)
+
+// MaxText bounds the text of a commit's metadata, in characters of ASCII.
+const MaxText = 4096
+
+const (
+	version      = "r1."
+	maxPayload   = (MaxText - len(version)) * 3 / 4
+	checksumSize = 4
+
+	flagWaits    = 1 << 2 // the waits are there
+	flagLeftOut  = 1 << 3 // runs were left out
+	maxParts     = 1<<31 - 1
+	maxOffset    = 1<<62 - 1
+	maxRunEvents = 1 << 40
+	maxSince     = 1 << 40
+)
+
+var (
+	// ErrNoRoom says that the cursors themselves do not fit. The commit has to wait.
+	ErrNoRoom = errors.New("too many cursors for a commit")
+	// ErrMetadata says that metadata is not what Encode makes, or cannot be encoded.
+	ErrMetadata = errors.New("metadata is not valid")
+)
+
+var (
+	encoding   = base64.RawURLEncoding
+	castagnoli = crc32.MakeTable(crc32.Castagnoli)
+)
+
+// entry is a cursor on its way into the text.
+type entry struct {
+	*Cursor
+	runs []Run // in their one form; fewer where the room ends
+	size int   // of all the runs, in bytes
+	live bool
+}
+
+// Encode makes the text of m, which is ASCII, at most MaxText long, and the same
+// for the same m. It is complete when nothing was left out; otherwise runs were, or
+// all that is said about since when and why. The error is ErrNoRoom when the cursors
+// do not fit even so, or ErrMetadata.
+func (m *Metadata) Encode() (text string, complete bool, err error) {
+	entries, err := m.entries()
+	if err != nil {
+		return "", false, err
+	}
+	size := 1 + length(uint64(m.Partitions)) + length(uint64(len(entries))) + checksumSize
+	before := Offset(0)
+	for i := range entries {
+		size += len(Tag{}) + length(uint64(entries[i].From-before)<<2)
+		before = entries[i].From
+	}
+	if size > maxPayload {
+		return "", false, fmt.Errorf("%w: %d take %d bytes of %d", ErrNoRoom, len(entries), size, maxPayload)
+	}
+	flags := byte(m.Owner)
+	complete = true
+	var space [maxPayload]byte
+	waits := appendWaits(space[:0], entries)
+	switch {
+	case len(waits) == 0:
+	case size+len(waits) > maxPayload:
+		waits, complete = nil, false
+	default:
+		flags |= flagWaits
+		size += len(waits)
+	}
+	if !fit(entries, maxPayload-size) {
+		complete = false
+		flags |= flagLeftOut
+	}
+	if m.RunsLeftOut {
+		flags |= flagLeftOut
+	}
+	return seal(m.payload(flags, entries, waits)), complete, nil
+}
+
+// entries are the cursors in the order of the text, checked.
+func (m *Metadata) entries() ([]entry, error) {
+	if m.Partitions < 0 || m.Partitions > maxParts || m.Owner > Cut {
+		return nil, fmt.Errorf("%w: %d partitions, owner %d", ErrMetadata, m.Partitions, m.Owner)
+	}
+	if len(m.Cursors) == 0 {
+		return nil, nil
+	}
+	entries := make([]entry, len(m.Cursors))
+	for i := range m.Cursors {
+		c := &m.Cursors[i]
+		if c.From < 0 || c.From > maxOffset || c.Cause > CauseLetters {
+			return nil, fmt.Errorf("%w: cursor %v from %d, cause %d", ErrMetadata, c.Tag, c.From, c.Cause)
+		}
+		runs, err := merged(c.Runs)
+		if err != nil {
+			return nil, fmt.Errorf("cursor %v: %w", c.Tag, err)
+		}
+		live := c.Live && len(runs) > 0
+		runs = trimmed(runs, live)
+		entries[i] = entry{Cursor: c, runs: runs, size: sizeOf(runs), live: live}
+	}
+	slices.SortFunc(entries, func(a, b entry) int { return bytes.Compare(a.Tag[:], b.Tag[:]) })
+	for i := range entries[1:] {
+		if tag := entries[i].Tag; tag == entries[i+1].Tag {
+			return nil, fmt.Errorf("%w: two cursors of lane %v", ErrMetadata, tag)
+		}
+	}
+	slices.SortStableFunc(entries, func(a, b entry) int { return cmp.Compare(a.From, b.From) })
+	return entries, nil
+}
+
+// merged is the runs with neighbours that differ, none of them empty.
+func merged(runs []Run) ([]Run, error) {
+	same := true
+	for i, r := range runs {
+		if r.Events < 0 || r.Events > maxRunEvents || r.State > AfterSecond {
+			return nil, fmt.Errorf("%w: run of %d events, state %d", ErrMetadata, r.Events, r.State)
+		}
+		same = same && r.Events > 0 && (i == 0 || runs[i-1].State != r.State)
+	}
+	if same {
+		return runs, nil
+	}
+	out := make([]Run, 0, len(runs))
+	for _, r := range runs {
+		switch last := len(out) - 1; {
+		case r.Events == 0:
+		case last >= 0 && out[last].State == r.State:
+			if out[last].Events += r.Events; out[last].Events > maxRunEvents {
+				return nil, fmt.Errorf("%w: run of %d events", ErrMetadata, out[last].Events)
+			}
+		default:
+			out = append(out, r)
+		}
+	}
+	return out, nil
+}
+
+// trimmed is the runs without what is said about the events behind them anyway.
+func trimmed(runs []Run, live bool) []Run {
+	if n := len(runs); n > 0 && !live && runs[n-1].State == Pending {
+		return runs[:n-1]
+	}
+	return runs
+}
+
+// fit makes the runs take at most room bytes and tells whether they do as they are.
+// It keeps the shortest, and of the first that does not fit the beginning. Who
+// loses runs is no longer live: behind the rest everything is pending.
+func fit(entries []entry, room int) bool {
+	total := 0
+	for i := range entries {
+		total += entries[i].size
+	}
+	if total <= room {
+		return true
+	}
+	shortest := make([]*entry, len(entries))
+	for i := range entries {
+		shortest[i] = &entries[i]
+	}
+	slices.SortStableFunc(shortest, func(a, b *entry) int { return cmp.Compare(a.size, b.size) })
+	for _, e := range shortest {
+		kept := 0
+		for kept < len(e.runs) && e.runs[kept].size() <= room {
+			room -= e.runs[kept].size()
+			kept++
+		}
+		if kept < len(e.runs) {
+			e.live = false
+			e.runs = trimmed(e.runs[:kept], false)
+			room = 0
+		}
+	}
+	return false
+}
+
+func sizeOf(runs []Run) int {
+	n := 0
+	for _, r := range runs {
+		n += r.size()
+	}
+	return n
+}
+
+func (r Run) size() int { return length(uint64(r.Events) << 3) }
+
+// length is how many bytes the varint of v takes.
+func length(v uint64) int { return max(1, (bits.Len64(v)+6)/7) }
+
+// appendWaits appends since when and why the cursors wait, or nothing if that is
+// not known of any.
+func appendWaits(b []byte, entries []entry) []byte {
+	var base int64
+	known := false
+	for i := range entries {
+		if s := entries[i].since(); s > 0 && (base == 0 || s < base) {
+			base = s
+		}
+		known = known || entries[i].Cause != CauseUnknown
+	}
+	if base == 0 && !known {
+		return b
+	}
+	b = binary.AppendUvarint(b, uint64(base))
+	for i := range entries {
+		v := uint64(entries[i].Cause)
+		if s := entries[i].since(); s > 0 {
+			v |= uint64(s-base+1) << 4
+		}
+		b = binary.AppendUvarint(b, v)
+	}
+	return b
+}
+
+// since is in seconds since 1970; 0 if it is not known.
+func (e *entry) since() int64 {
+	if s := e.Since.Unix(); s > 0 && s < maxSince {
+		return s
+	}
+	return 0
+}
+
+// payload is the bytes of the text, but for the checksum.
+func (m *Metadata) payload(flags byte, entries []entry, waits []byte) []byte {
+	b := make([]byte, 0, maxPayload)
+	b = append(b, flags)
+	b = binary.AppendUvarint(b, uint64(m.Partitions))
+	b = binary.AppendUvarint(b, uint64(len(entries)))
+	before := Offset(0)
+	for i := range entries {
+		e := &entries[i]
+		v := uint64(e.From-before) << 2
+		before = e.From
+		if len(e.runs) > 0 {
+			v |= 2
+		}
+		if e.live {
+			v |= 1
+		}
+		b = append(b, e.Tag[:]...)
+		b = binary.AppendUvarint(b, v)
+	}
+	b = append(b, waits...)
+	for i := range entries {
+		runs := entries[i].runs
+		for j, r := range runs {
+			v := uint64(r.Events)<<3 | uint64(r.State)<<1
+			if j < len(runs)-1 {
+				v |= 1
+			}
+			b = binary.AppendUvarint(b, v)
+		}
+	}
+	return b
+}
+
+// seal makes text of the bytes and their checksum.
+func seal(b []byte) string {
+	b = binary.BigEndian.AppendUint32(b, crc32.Checksum(b, castagnoli))
+	text := make([]byte, 0, MaxText)
+	return string(encoding.AppendEncode(append(text, version...), b))
+}
+
+// Decode is the reverse of Encode. Of "", which others commit, it makes the zero
+// Metadata. Any other text that Encode does not make fails with ErrMetadata: one of
+// another version, one that was changed. Cursors are in the order of From, then Tag.
+func Decode(text string) (Metadata, error) {
+	if text == "" {
+		return Metadata{}, nil
+	}
+	m, err := decode(text)
+	if err != nil {
+		return Metadata{}, fmt.Errorf("%w: %w", ErrMetadata, err)
+	}
+	// There is one text for one state, so what Encode makes otherwise is not ours.
+	if again, complete, err := m.Encode(); err != nil || !complete || again != text {
+		return Metadata{}, fmt.Errorf("%w: not in its one form", ErrMetadata)
+	}
+	return m, nil
+}
+
+func decode(text string) (Metadata, error) {
+	if len(text) > MaxText {
+		return Metadata{}, fmt.Errorf("%d characters, want at most %d", len(text), MaxText)
+	}
+	rest, found := strings.CutPrefix(text, version)
+	if !found {
+		return Metadata{}, fmt.Errorf("unknown version: it begins with %.8q, want %q", text, version)
+	}
+	b, err := encoding.DecodeString(rest)
+	if err != nil {
+		return Metadata{}, fmt.Errorf("decode base64url: %w", err)
+	}
+	n := len(b) - checksumSize
+	if n < 0 {
+		return Metadata{}, errShort
+	}
+	if binary.BigEndian.Uint32(b[n:]) != crc32.Checksum(b[:n], castagnoli) {
+		return Metadata{}, errors.New("wrong checksum")
+	}
+	return (&decoder{rest: b[:n]}).metadata()
+}
+
+// errShort says that the bytes end too early.
+var errShort = errors.New("too short")
+
+// decoder takes a payload apart. After its first error it gives zeros. What stands
+// in other than the one form is found afterwards, by encoding it again.
+type decoder struct {
+	rest []byte
+	err  error
+}
+
+func (d *decoder) metadata() (Metadata, error) {
+	flags := d.byte()
+	m := Metadata{
+		Owner:       Owner(flags & 3),
+		Partitions:  int(d.below(maxParts + 1)),
+		RunsLeftOut: flags&flagLeftOut != 0,
+	}
+	if flags>>4 != 0 {
+		return Metadata{}, fmt.Errorf("unknown flags %#x", flags)
+	}
+	runs := d.cursors(&m)
+	if flags&flagWaits != 0 {
+		d.waits(m.Cursors)
+	}
+	for i := range m.Cursors {
+		if runs[i] {
+			m.Cursors[i].Runs = d.runs()
+		}
+	}
+	if d.err == nil && len(d.rest) > 0 {
+		d.err = fmt.Errorf("%d bytes too many", len(d.rest))
+	}
+	return m, d.err
+}
+
+// cursors reads the cursors and tells which of them have runs.
+func (d *decoder) cursors(m *Metadata) []bool {
+	n := d.below(uint64(len(d.rest)))
+	if n == 0 || d.err != nil {
+		return nil
+	}
+	m.Cursors = make([]Cursor, n)
+	runs := make([]bool, n)
+	before := uint64(0)
+	for i := range m.Cursors {
+		c := &m.Cursors[i]
+		for j := range c.Tag {
+			c.Tag[j] = d.byte()
+		}
+		v := d.varint()
+		before += v >> 2
+		if before > maxOffset {
+			d.fail(errors.New("offset too large"))
+		}
+		c.From, runs[i], c.Live = Offset(before), v&2 != 0, v&1 != 0
+	}
+	return runs
+}
+
+func (d *decoder) waits(cursors []Cursor) {
+	base := d.varint()
+	for i := range cursors {
+		v := d.varint()
+		cursors[i].Cause = Cause(v & 15)
+		if s := v >> 4; s > 0 {
+			cursors[i].Since = time.Unix(int64(base+s-1), 0).UTC()
+		}
+	}
+}
+
+func (d *decoder) runs() []Run {
+	var runs []Run
+	for d.err == nil {
+		v := d.varint()
+		runs = append(runs, Run{Events: int(v >> 3), State: RunState(v >> 1 & 3)})
+		if v&1 == 0 {
+			break
+		}
+	}
+	return runs
+}
+
+func (d *decoder) byte() byte {
+	if len(d.rest) == 0 {
+		d.fail(errShort)
+		return 0
+	}
+	b := d.rest[0]
+	d.rest = d.rest[1:]
+	return b
+}
+
+func (d *decoder) varint() uint64 {
+	v, n := binary.Uvarint(d.rest)
+	if n <= 0 {
+		d.fail(errShort)
+		return 0
+	}
+	d.rest = d.rest[n:]
+	return v
+}
+
+// below is a varint that must be below the bound.
+func (d *decoder) below(bound uint64) uint64 {
+	v := d.varint()
+	if v >= bound && v > 0 {
+		d.fail(fmt.Errorf("%d is too large", v))
+		return 0
+	}
+	return v
+}
+
+func (d *decoder) fail(err error) {
+	if d.err == nil {
+		d.err, d.rest = err, nil
+	}
+}
