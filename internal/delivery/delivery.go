@@ -1,11 +1,17 @@
-// Package delivery turns attempts into an outcome: it retries with exponential
-// backoff, honours Retry-After and bisects a refused batch down to the guilty
-// event. What an answer means is decided in package segment; what follows from
-// it, here. It knows nothing of offsets and partitions, and does not log.
+// Package delivery turns attempts into an outcome: it retries within a budget,
+// honours Retry-After, bisects a request down to the event that is at fault and
+// says when not an event but its tenant fails. What an answer means is decided
+// in package segment; what follows from it, here. It knows nothing of offsets
+// and partitions, and does not log.
 //
 // It guarantees: a part is reported Accepted only if the receiver accepted all
 // its calls in one request; Rejected, TooLarge or Invalid only if it was refused
-// when it travelled alone; one request at a time per call of Deliver.
+// when it travelled alone; one request at a time per call of
+// DeliverWithinBudget; none before the time that the receiver named to the
+// tenant; none to a tenant that is paused; none after the context's end.
+//
+// What is kept in memory of tenants and hosts (state.go) is bounded by those
+// that were sent something within the last minute and those that refuse.
 package delivery
 
 import (
@@ -14,8 +20,6 @@ import (
 	"math/rand/v2"
 	"time"
 
-	"github.com/cenkalti/backoff/v4"
-
 	"refinersource/internal/attribution"
 	"refinersource/internal/segment"
 	"refinersource/internal/tenant"
@@ -23,9 +27,12 @@ import (
 
 // Defaults of Options.
 const (
-	DefaultMinBackoff = 500 * time.Millisecond
-	DefaultMaxBackoff = time.Minute
-	DefaultSlots      = 256
+	DefaultMinBackoff      = 500 * time.Millisecond
+	DefaultMaxBackoff      = time.Minute
+	DefaultLaneAttempts    = 3
+	DefaultLaneBudget      = 5 * time.Second
+	DefaultSlots           = 256
+	DefaultMinHostFailures = 20
 )
 
 // Sender makes one attempt.
@@ -39,17 +46,36 @@ type Options struct {
 	// MinBackoff and MaxBackoff bound the ceiling of the pause before a retry:
 	// min(MaxBackoff, MinBackoff·2ⁿ). The pause is a random part of it.
 	MinBackoff, MaxBackoff time.Duration
-	// Slots bounds the attempts under way in this process (invariant 8). A
-	// pause takes no slot.
-	Slots int
+	// LaneAttempts and LaneBudget are what one request may take: so many attempts,
+	// and so long from the start of the first attempt that failed to the start of
+	// the last one. Waiting for a slot, the pace or the host does not count.
+	LaneAttempts int
+	LaneBudget   time.Duration
+	// Slots bounds the attempts under way in this process, and SlowSlots those
+	// beside them that have been under way for long or go to a tenant whose answers
+	// take long (invariant 8). One tenant has at most a quarter of either
+	// (invariant 5). A pause or a wait takes none. SlowSlots is Slots by default.
+	Slots, SlowSlots int
+	// MinHostFailures is how many tenants of one host must fail, and be more than
+	// half of its active ones, for the host's breaker to open.
+	MinHostFailures int
 	// Rand returns a number in [0, 1); it must be safe for concurrent use.
 	// Default: math/rand/v2.
 	Rand func() float64
-	// Pace waits until the tenant may be sent so many calls more, or returns an
-	// error when ctx ends first. Default: no wait.
+	// Pace is PaceFor of Deliver.
 	Pace func(ctx context.Context, t *tenant.Tenant, calls int) error
+	// PaceFor waits until the tenant may be sent so many calls more, or returns an
+	// error when ctx ends first. catchUp is that of DeliverOptions. Default: no
+	// wait.
+	PaceFor func(ctx context.Context, t *tenant.Tenant, calls int, catchUp bool) error
+	// Gate is asked right before each attempt, when all its waits are over. After
+	// an error the attempt is not made, and what was to travel in it is Abandoned.
+	// Default: open.
+	Gate func(ctx context.Context) error
 	// Notify is told of every attempt, before anything follows from it.
 	Notify func(Attempt)
+	// NotifyHost is told when a host's breaker opens and when it closes.
+	NotifyHost func(HostChange)
 }
 
 // Validate reports all that is wrong.
@@ -58,10 +84,51 @@ func (o Options) Validate() error {
 	if o.Sender == nil {
 		errs = append(errs, errors.New("delivery: Sender is missing"))
 	}
-	if o.MinBackoff < 0 || o.MaxBackoff < 0 || o.Slots < 0 {
-		errs = append(errs, errors.New("delivery: MinBackoff, MaxBackoff and Slots must not be negative"))
+	if o.MinBackoff < 0 || o.MaxBackoff < 0 || o.LaneBudget < 0 {
+		errs = append(errs, errors.New("delivery: MinBackoff, MaxBackoff and LaneBudget must not be negative"))
+	}
+	if o.Slots < 0 || o.SlowSlots < 0 || o.LaneAttempts < 0 || o.MinHostFailures < 0 {
+		errs = append(errs, errors.New("delivery: Slots, SlowSlots, LaneAttempts and MinHostFailures must not be negative"))
 	}
 	return errors.Join(errs...)
+}
+
+// withDefaults returns o with its zero values replaced.
+func (o Options) withDefaults() Options {
+	o.MinBackoff = orDefault(o.MinBackoff, DefaultMinBackoff)
+	o.MaxBackoff = orDefault(o.MaxBackoff, DefaultMaxBackoff)
+	o.LaneAttempts = orDefault(o.LaneAttempts, DefaultLaneAttempts)
+	o.LaneBudget = orDefault(o.LaneBudget, DefaultLaneBudget)
+	o.Slots = orDefault(o.Slots, DefaultSlots)
+	o.SlowSlots = orDefault(o.SlowSlots, o.Slots)
+	o.MinHostFailures = orDefault(o.MinHostFailures, DefaultMinHostFailures)
+	if o.Rand == nil {
+		o.Rand = rand.Float64
+	}
+	if o.Pace == nil {
+		o.Pace = func(context.Context, *tenant.Tenant, int) error { return nil }
+	}
+	if o.PaceFor == nil {
+		o.PaceFor = func(context.Context, *tenant.Tenant, int, bool) error { return nil }
+	}
+	if o.Gate == nil {
+		o.Gate = func(context.Context) error { return nil }
+	}
+	if o.Notify == nil {
+		o.Notify = func(Attempt) {}
+	}
+	if o.NotifyHost == nil {
+		o.NotifyHost = func(HostChange) {}
+	}
+	return o
+}
+
+func orDefault[T comparable](value, otherwise T) T {
+	var zero T
+	if value == zero {
+		return otherwise
+	}
+	return value
 }
 
 // Attempt is one attempt as Notify sees it.
@@ -76,6 +143,15 @@ type Attempt struct {
 	Pause time.Duration
 }
 
+// HostChange is a host's breaker that opened or closed, as NotifyHost sees it.
+type HostChange struct {
+	Host string // of the endpoints, with the port if they name one
+	Open bool
+	// Active are the host's tenants that were sent something lately, and Failing
+	// those among them whose last request the host failed. 0 on closing.
+	Active, Failing int
+}
+
 // Outcome says what became of a part.
 type Outcome uint8
 
@@ -88,8 +164,12 @@ const (
 	TooLarge
 	// Invalid says: it was not sent, since Segment would accept it and drop it.
 	Invalid
-	// Abandoned says: the context ended first. The receiver may have it.
+	// Abandoned says: the context ended first, or the gate was shut.
 	Abandoned
+	// Failing says: it was not taken within the budget; the receiver may take it
+	// later. With the zero Verdict it failed alone, while the receiver took other
+	// parts: the event itself may be what the receiver cannot bear.
+	Failing
 )
 
 // Report is the end of a part.
@@ -97,6 +177,52 @@ type Report struct {
 	Outcome  Outcome
 	Attempts int            // requests in which it travelled
 	Last     segment.Result // the answer to the last of them
+	// Unknown is set if the receiver may have the part although it is not said to
+	// have accepted it.
+	Unknown bool
+}
+
+// Cause is why a tenant is to be suspended. The set is closed: its values are
+// metric labels.
+type Cause string
+
+// The causes.
+const (
+	// Unavailable: 5xx or no answer, whatever is sent.
+	Unavailable Cause = "unavailable"
+	// Throttled: the receiver asks for fewer requests.
+	Throttled Cause = "throttled"
+	// Misconfigured: the endpoint, its certificate or the write key is wrong.
+	Misconfigured Cause = "misconfigured"
+	// Refusing: it refuses so much of what is sent that not the events are at
+	// fault but the receiver.
+	Refusing Cause = "refusing"
+	// Paused: the tenant is paused in the tenants file.
+	Paused Cause = "paused"
+)
+
+// Causes returns all causes.
+func Causes() []Cause {
+	return []Cause{Unavailable, Throttled, Misconfigured, Refusing, Paused}
+}
+
+// Verdict says how the tenant fares. Its zero value: the receiver takes or
+// judges what it is sent, or the context ended before this was known.
+type Verdict struct {
+	// Cause is why the tenant is to be suspended; "" if it is not.
+	Cause Cause
+	// RetryAfter is how long the receiver asked to be left alone; no request to
+	// the tenant starts before.
+	RetryAfter time.Duration
+}
+
+// DeliverOptions say what kind of delivery it is.
+type DeliverOptions struct {
+	// Probe makes one attempt at most, of one part (half-open): no retry, no
+	// bisecting.
+	Probe bool
+	// CatchUp is told to the pace.
+	CatchUp bool
 }
 
 // Source gives the tenant as it is now: a rotated write key or a mended
@@ -105,12 +231,9 @@ type Source func() *tenant.Tenant
 
 // Deliverer delivers. It is safe for concurrent use.
 type Deliverer struct {
-	sender   Sender
-	min, max time.Duration
-	slots    chan struct{}
-	rand     func() float64
-	pace     func(context.Context, *tenant.Tenant, int) error
-	notify   func(Attempt)
+	o         Options
+	unbounded chan struct{} // the slots of Deliver
+	state     *state
 }
 
 // New returns a Deliverer.
@@ -118,178 +241,6 @@ func New(o Options) (*Deliverer, error) {
 	if err := o.Validate(); err != nil {
 		return nil, err
 	}
-	d := &Deliverer{sender: o.Sender, min: o.MinBackoff, max: o.MaxBackoff, rand: o.Rand, pace: o.Pace, notify: o.Notify}
-	if d.min == 0 {
-		d.min = DefaultMinBackoff
-	}
-	if d.max == 0 {
-		d.max = DefaultMaxBackoff
-	}
-	if o.Slots == 0 {
-		o.Slots = DefaultSlots
-	}
-	d.slots = make(chan struct{}, o.Slots)
-	if d.rand == nil {
-		d.rand = rand.Float64
-	}
-	if d.pace == nil {
-		d.pace = func(context.Context, *tenant.Tenant, int) error { return nil }
-	}
-	if d.notify == nil {
-		d.notify = func(Attempt) {}
-	}
-	return d, nil
+	o = o.withDefaults()
+	return &Deliverer{o: o, unbounded: make(chan struct{}, o.Slots), state: newState(o)}, nil
 }
-
-// Deliver sends the parts, each the calls of one event that are accepted
-// together, and returns a report for each. All belong to the tenant of to. The
-// caller keeps their sum within Segment's limits of a request. It returns when
-// every part is accepted or refused, or, with the rest abandoned, when ctx
-// ends: a receiver that is down is waited for, and so is a tenant that is paused.
-//
-// A refused request is sent again in halves, down to single parts: with one
-// guilty part among n it takes at most 1 + 2·⌈log₂ n⌉ requests.
-func (d *Deliverer) Deliver(ctx context.Context, to Source, parts [][]attribution.Call) []Report {
-	reports := make([]Report, len(parts))
-	d.deliver(ctx, to, parts, reports)
-	return reports
-}
-
-func (d *Deliverer) deliver(ctx context.Context, to Source, parts [][]attribution.Call, reports []Report) {
-	last, attempts := d.send(ctx, to, flatten(parts))
-	for i := range reports {
-		reports[i].Attempts += attempts
-		reports[i].Last = last
-	}
-	switch {
-	case last.Class == segment.Accepted:
-		setOutcome(reports, Accepted)
-	case last.Class == segment.Canceled:
-		setOutcome(reports, Abandoned)
-	case len(parts) == 1:
-		setOutcome(reports, refusal(last.Class))
-	default:
-		half := len(parts) / 2
-		d.deliver(ctx, to, parts[:half], reports[:half])
-		d.deliver(ctx, to, parts[half:], reports[half:])
-	}
-}
-
-// send makes attempts until the answer is one that a retry does not change, and
-// returns it: accepted, a refusal of what was sent, or canceled.
-func (d *Deliverer) send(ctx context.Context, to Source, calls []attribution.Call) (last segment.Result, attempts int) {
-	pauses := &fullJitter{min: d.min, max: d.max, rand: d.rand}
-	var told Attempt // the last attempt, until Notify knows of it
-	tell := func(pause time.Duration) {
-		if told.Number > 0 {
-			told.Pause = pause
-			d.notify(told)
-			told = Attempt{}
-		}
-	}
-	err := backoff.RetryNotify(func() error {
-		last = segment.Result{Class: segment.Canceled}
-		t := to()
-		if t.Paused {
-			return errRetry
-		}
-		if err := d.pace(ctx, t, len(calls)); err != nil {
-			return backoff.Permanent(err)
-		}
-		select {
-		case <-ctx.Done():
-			return backoff.Permanent(context.Cause(ctx))
-		case d.slots <- struct{}{}:
-		}
-		started := time.Now()
-		last = d.sender.Send(ctx, segment.Target{Endpoint: t.Endpoint, WriteKey: t.WriteKey}, calls)
-		<-d.slots
-		attempts++
-		told = Attempt{Tenant: t.ID, Calls: len(calls), Number: attempts, Took: time.Since(started), Result: last}
-		if waits(last.Class) {
-			pauses.floor = last.RetryAfter
-			return errRetry
-		}
-		return nil
-	}, backoff.WithContext(pauses, ctx), func(_ error, pause time.Duration) { tell(pause) })
-	tell(0)
-	if err != nil {
-		last.Class = segment.Canceled
-	}
-	return last, attempts
-}
-
-// errRetry asks for another attempt.
-var errRetry = errors.New("retry")
-
-// waits reports whether the same request may fare better later: the receiver,
-// or the tenant's configuration, is what is wrong. What was sent is at fault
-// otherwise, and is never retried as it is.
-func waits(c segment.Class) bool {
-	switch c {
-	case segment.Transient, segment.Throttled, segment.Misconfigured:
-		return true
-	case segment.Accepted, segment.Refused, segment.TooLarge, segment.Invalid, segment.Canceled:
-		return false
-	default:
-		return false
-	}
-}
-
-// refusal is the outcome of a part that was refused when it travelled alone.
-func refusal(c segment.Class) Outcome {
-	switch c {
-	case segment.TooLarge:
-		return TooLarge
-	case segment.Invalid:
-		return Invalid
-	default:
-		return Rejected
-	}
-}
-
-func setOutcome(reports []Report, o Outcome) {
-	for i := range reports {
-		reports[i].Outcome = o
-	}
-}
-
-// flatten returns the calls of the parts in one slice, without copying where
-// there is one part.
-func flatten(parts [][]attribution.Call) []attribution.Call {
-	if len(parts) == 1 {
-		return parts[0]
-	}
-	n := 0
-	for _, p := range parts {
-		n += len(p)
-	}
-	calls := make([]attribution.Call, 0, n)
-	for _, p := range parts {
-		calls = append(calls, p...)
-	}
-	return calls
-}
-
-// fullJitter is an exponential backoff without memory of the pauses drawn: a
-// random part of min(max, min·2ⁿ), but never less than floor, which is what the
-// receiver asked for. It never stops.
-type fullJitter struct {
-	min, max time.Duration
-	floor    time.Duration
-	rand     func() float64
-	retries  int
-}
-
-// NextBackOff returns the pause before the next attempt.
-func (b *fullJitter) NextBackOff() time.Duration {
-	ceiling := b.max
-	if b.retries < 62 && b.min<<b.retries>>b.retries == b.min {
-		ceiling = min(b.max, b.min<<b.retries)
-	}
-	b.retries++
-	return max(b.floor, time.Duration(b.rand()*float64(ceiling)))
-}
-
-// Reset starts again at the shortest pause.
-func (b *fullJitter) Reset() { b.retries, b.floor = 0, 0 }

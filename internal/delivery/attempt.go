@@ -1,0 +1,135 @@
+package delivery
+
+import (
+	"context"
+	"time"
+
+	"refinersource/internal/segment"
+	"refinersource/internal/tenant"
+)
+
+// attempt makes one attempt at a request when all its waits are over, and
+// returns what Notify is to be told of it; or it ends the call.
+func (c *call) attempt(ctx context.Context, r *request) *Attempt {
+	t, p := c.admit(ctx, r)
+	if t == nil {
+		return nil
+	}
+	began := time.Now()
+	if r.attempts == 0 {
+		r.began = began
+	}
+	if c.began.IsZero() {
+		c.began = began
+	}
+	r.last = c.d.o.Sender.Send(ctx, segment.Target{Endpoint: t.Endpoint, WriteKey: t.WriteKey}, r.calls)
+	took := time.Since(began)
+	c.d.state.record(c.tenant, p, len(r.parts), r.last, took)
+
+	r.attempts++
+	for _, i := range r.parts {
+		report := &c.reports[i]
+		report.Attempts++
+		report.Last = r.last
+		report.Unknown = report.Unknown || r.last.Unknown
+	}
+	if isSuspicious(r.last) {
+		r.suspicious++
+	}
+	switch {
+	case r.last.Class == segment.Canceled:
+		c.cancel()
+	case r.last.Class == segment.Misconfigured:
+		r.misconfigured++
+	}
+	if waits(r.last.Class) {
+		r.spent += took
+	}
+	return &Attempt{Tenant: t.ID, Calls: len(r.calls), Number: r.attempts, Took: took, Result: r.last}
+}
+
+// pass lets an attempt start; it is given back with the attempt's result, or
+// without.
+type pass struct {
+	slot  *slot
+	probe *probe
+}
+
+// admit waits until an attempt may start, and returns the tenant as it is then;
+// or it ends the call and returns nil. In this order: what the receiver asked
+// for, the host, the pace, a slot, the gate. What may have changed during a wait
+// is looked at again after it.
+func (c *call) admit(ctx context.Context, r *request) (*tenant.Tenant, pass) {
+	for {
+		var p pass
+		t := c.to()
+		switch {
+		case ctx.Err() != nil:
+			c.cancel()
+			return nil, p
+		case t.Paused:
+			c.end(Paused, 0)
+			return nil, p
+		}
+		c.d.state.setEndpoint(c.tenant, t.Endpoint)
+		if wait, cause := c.d.state.mustWait(c.tenant); wait > 0 {
+			if !c.rest(ctx, r, wait, cause) {
+				return nil, p
+			}
+			continue
+		}
+		changed := func() bool {
+			now := c.to()
+			return now.Paused || now.Endpoint != t.Endpoint
+		}
+		var err error
+		if p.probe, err = c.d.state.hold(ctx, c.tenant, changed); err == nil && !changed() {
+			if err = c.d.o.PaceFor(ctx, t, len(r.calls), c.o.CatchUp); err == nil {
+				p.slot, err = c.d.state.acquire(ctx, c.tenant)
+			}
+			if err == nil && !changed() && !c.d.state.hasChanged(c.tenant, p) {
+				if err = c.d.o.Gate(ctx); err == nil && !changed() {
+					return c.to(), p
+				}
+			}
+		}
+		c.d.state.giveBack(p)
+		if err != nil {
+			c.cancel()
+			return nil, p
+		}
+	}
+}
+
+// rest waits until the receiver may be asked again, or ends the call if that is
+// over its budget. A tenant whose host is down rests for as long as it takes, and
+// looks up now and then.
+func (c *call) rest(ctx context.Context, r *request, wait time.Duration, cause Cause) bool {
+	budget := c.d.o.LaneBudget
+	held := !c.o.Probe && c.d.state.isHeld(c.tenant)
+	if !held && (c.o.Probe || r.spent+wait > budget) {
+		c.end(cause, wait)
+		return false
+	}
+	wait = min(wait, budget)
+	if !held && r.attempts > 0 {
+		r.spent += wait
+	}
+	return c.pause(ctx, wait)
+}
+
+// pause waits, or ends the call with ctx.
+func (c *call) pause(ctx context.Context, d time.Duration) bool {
+	if d <= 0 {
+		return true
+	}
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-ctx.Done():
+		c.cancel()
+		return false
+	case <-timer.C:
+		return true
+	}
+}

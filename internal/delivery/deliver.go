@@ -1,0 +1,236 @@
+package delivery
+
+import (
+	"context"
+	"time"
+
+	"github.com/cenkalti/backoff/v4"
+
+	"refinersource/internal/attribution"
+	"refinersource/internal/segment"
+)
+
+// DeliverWithinBudget sends the parts, each the calls of one event that are
+// accepted together, and returns a report for each and a verdict on the tenant.
+// All belong to the tenant of to, and no two to one user: requests may go in any
+// order, but go one after another. The caller keeps their sum within Segment's
+// limits of a request.
+//
+// It returns when every part has its outcome, the budget is spent or ctx ends.
+//
+//   - A request that fails for a reason that may pass is sent again within
+//     Options.LaneAttempts and LaneBudget, never before a Retry-After. Then its
+//     parts are Failing, and the verdict has the cause.
+//   - A refused request is sent again in halves, down to single parts: with one
+//     guilty part among n that takes at most 1 + 2·⌈log₂ n⌉ requests. A receiver
+//     that refuses most of what it gets, or MaxRefusedInRow parts of the tenant in
+//     a row, over all calls, is broken: the verdict is Refusing, and what this call
+//     found refused is Failing instead. So no more than MaxRefusedInRow events are
+//     given up without the receiver accepting any.
+//   - A request of several parts that failed twice with a 5xx answer or none is
+//     sent in halves too, down to single parts: with one guilty part among n
+//     2 + 2·⌈log₂ n⌉ requests. The guilty part is Failing. If nothing passes, all
+//     are, after two such requests in a row, and the verdict is Unavailable.
+//   - A part that fails alone so is no verdict on the tenant if another request of
+//     it was accepted within the last AliveFor and since AliveBefore before the
+//     part's first attempt.
+//   - While the breaker of the tenant's host is open, a tenant whose own last
+//     request failed waits instead of being Unavailable (host.go).
+//   - Retries, and bisecting what fails, are allowed a share of what the host
+//     accepts; beyond it the budget is spent at once.
+func (d *Deliverer) DeliverWithinBudget(ctx context.Context, to Source, parts [][]attribution.Call, o DeliverOptions) ([]Report, Verdict) {
+	c := &call{d: d, to: to, o: o, parts: parts, reports: make([]Report, len(parts))}
+	if len(parts) == 0 {
+		return nil, Verdict{}
+	}
+	all := make([]int, len(parts))
+	for i := range all {
+		all[i] = i
+		c.reports[i].Outcome = Failing
+	}
+	c.tenant = d.state.enter(to())
+	defer d.state.leave(c.tenant)
+	for {
+		c.deliver(ctx, all)
+		if c.verdict.Cause != Unavailable || o.Probe || !d.state.isHeld(c.tenant) {
+			break
+		}
+		// The host is down, not the tenant: what is left waits for it.
+		all = c.unfinished()
+		c.ended, c.verdict, c.failedInRow = false, Verdict{}, 0
+	}
+	c.conclude()
+	return c.reports, c.verdict
+}
+
+// Bounds of what is held against a part, and against the tenant.
+const (
+	MaxRefusedInRow = 3
+	AliveFor        = 10 * time.Second
+	AliveBefore     = 2 * time.Second
+)
+
+// call is one call of DeliverWithinBudget.
+type call struct {
+	d       *Deliverer
+	to      Source
+	o       DeliverOptions
+	tenant  *tenantState
+	parts   [][]attribution.Call
+	reports []Report // Failing until the outcome is known
+
+	ended    bool // no request is made any more
+	canceled bool // by the context or the gate
+	verdict  Verdict
+	began    time.Time // the first attempt
+
+	refusedAlone int // parts
+	failedInRow  int // requests of a bisection
+}
+
+// request is the attempts at sending some parts together.
+type request struct {
+	parts         []int // indexes
+	calls         []attribution.Call
+	attempts      int
+	suspicious    int // failures for which one event may be the cause
+	misconfigured int
+	began         time.Time     // the first attempt
+	spent         time.Duration // from the first failure's start, without waits
+	last          segment.Result
+}
+
+func (c *call) newRequest(parts []int) *request {
+	return &request{parts: parts, calls: c.flatten(parts)}
+}
+
+// deliver brings parts to their outcome, or ends the call.
+func (c *call) deliver(ctx context.Context, parts []int) {
+	if c.ended {
+		return
+	}
+	r := c.newRequest(parts)
+	c.retry(ctx, r)
+	switch {
+	case c.ended:
+	case r.last.Class == segment.Accepted:
+		c.settle(parts, Accepted)
+	case !waits(r.last.Class):
+		c.refused(ctx, r)
+	case c.mayBeOneEvent(r):
+		pauses := fullJitter{min: c.d.o.MinBackoff, max: c.d.o.MaxBackoff, rand: c.d.o.Rand, retries: r.attempts - 1}
+		if c.pause(ctx, pauses.NextBackOff()) {
+			c.split(ctx, r.parts)
+		}
+	default:
+		c.failed(r)
+	}
+}
+
+// retry makes attempts at a request within its budget.
+func (c *call) retry(ctx context.Context, r *request) {
+	pauses := &laneBackOff{c: c, r: r, fullJitter: fullJitter{min: c.d.o.MinBackoff, max: c.d.o.MaxBackoff, rand: c.d.o.Rand}}
+	var told *Attempt // the last attempt, until Notify knows of it
+	tell := func(pause time.Duration) {
+		if told != nil {
+			told.Pause = pause
+			c.d.o.Notify(*told)
+			told = nil
+		}
+	}
+	_ = backoff.RetryNotify(func() error {
+		if told = c.attempt(ctx, r); c.ended || !waits(r.last.Class) {
+			return nil
+		}
+		return errRetry
+	}, backoff.WithContext(pauses, ctx), func(_ error, pause time.Duration) { tell(pause) })
+	tell(0)
+	if ctx.Err() != nil && waits(r.last.Class) && !c.ended {
+		c.cancel()
+	}
+}
+
+// once makes one attempt.
+func (c *call) once(ctx context.Context, parts []int) *request {
+	r := c.newRequest(parts)
+	if told := c.attempt(ctx, r); told != nil {
+		c.d.o.Notify(*told)
+	}
+	return r
+}
+
+// failed ends the call for what a request was last answered, unless the receiver
+// takes other requests and this one had a single part.
+func (c *call) failed(r *request) {
+	switch r.last.Class {
+	case segment.Throttled:
+		c.end(Throttled, r.last.RetryAfter)
+	case segment.Misconfigured:
+		c.end(Misconfigured, r.last.RetryAfter)
+	case segment.Transient, segment.Accepted, segment.Refused, segment.TooLarge, segment.Invalid, segment.Canceled:
+		alone := len(r.parts) == 1 && isSuspicious(r.last) && r.last.RetryAfter == 0
+		if !alone || !c.d.state.isAlive(c.tenant, r.began) {
+			c.end(Unavailable, r.last.RetryAfter)
+		}
+	}
+}
+
+// end ends the call: what has no outcome is Failing.
+func (c *call) end(cause Cause, retryAfter time.Duration) {
+	c.ended, c.verdict = true, Verdict{Cause: cause, RetryAfter: retryAfter}
+}
+
+// cancel ends the call: what has no outcome is Abandoned.
+func (c *call) cancel() { c.ended, c.canceled = true, true }
+
+// conclude turns what this call knows into what it reports: refusals stand only
+// if the receiver does not refuse all.
+func (c *call) conclude() {
+	refusing := c.verdict.Cause == Refusing || c.refusedAlone > 0 && c.d.state.isRefusing(c.tenant)
+	for i := range c.reports {
+		r := &c.reports[i]
+		if refusing && (r.Outcome == Rejected || r.Outcome == TooLarge) {
+			r.Outcome = Failing
+			if c.verdict.Cause == "" && !c.canceled {
+				c.verdict.Cause = Refusing
+			}
+		}
+		if c.canceled && r.Outcome == Failing {
+			r.Outcome = Abandoned
+		}
+	}
+}
+
+func (c *call) settle(parts []int, o Outcome) {
+	for _, i := range parts {
+		c.reports[i].Outcome, c.reports[i].Unknown = o, false
+	}
+}
+
+// unfinished are the parts that are to be sent again.
+func (c *call) unfinished() []int {
+	var parts []int
+	for i := range c.reports {
+		if c.reports[i].Outcome == Failing {
+			parts = append(parts, i)
+		}
+	}
+	return parts
+}
+
+// flatten returns the calls of parts in one slice, without copying where there
+// is one part.
+func (c *call) flatten(parts []int) []attribution.Call {
+	if len(parts) == 1 {
+		return c.parts[parts[0]]
+	}
+	n := 0
+	for _, i := range parts {
+		n += len(c.parts[i])
+	}
+	calls := make([]attribution.Call, 0, n)
+	for _, i := range parts {
+		calls = append(calls, c.parts[i]...)
+	}
+	return calls
+}
