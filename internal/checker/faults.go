@@ -1,5 +1,7 @@
 package checker
 
+import "slices"
+
 // effectsOf are the effects of the faults of the proof's list, for an injector
 // that does not state them.
 var effectsOf = map[string][]Effect{
@@ -32,4 +34,52 @@ func FaultEffects(name string) []Effect {
 		return e
 	}
 	return []Effect{Unclean}
+}
+
+// any reports whether a fault of the run had one of the effects.
+func (c *checking) any(effects ...Effect) bool {
+	return c.fault(func(*Fault) bool { return true }, effects...) >= 0
+}
+
+// during reports whether a fault with one of the effects was on at some time
+// between two; about a tenant, if it is one of the fault's.
+func (c *checking) during(from, to Time, tenant string, effects ...Effect) bool {
+	return c.fault(func(f *Fault) bool {
+		return f.At <= to && f.end() >= from && f.about(tenant)
+	}, effects...) >= 0
+}
+
+// after reports whether a fault with one of the effects may have consequences at
+// a time.
+func (c *checking) after(at Time, effects ...Effect) bool {
+	return c.during(at-int64(c.o.Settle), at, "", effects...)
+}
+
+// fault finds a fault with one of the effects.
+func (c *checking) fault(is func(*Fault) bool, effects ...Effect) int {
+	for i := range c.h.Faults {
+		if f := &c.h.Faults[i]; f.has(effects) && is(f) {
+			return i
+		}
+	}
+	return -1
+}
+
+func (f *Fault) end() Time { return max(f.At, f.Until) }
+
+func (f *Fault) about(tenant string) bool {
+	return tenant == "" || len(f.Tenants) == 0 || slices.Contains(f.Tenants, tenant)
+}
+
+func (f *Fault) has(effects []Effect) bool {
+	own := f.Effects
+	if len(own) == 0 {
+		own = FaultEffects(f.Fault)
+	}
+	for _, e := range effects {
+		if slices.Contains(own, e) || e == Unclean && slices.Contains(own, Frozen) {
+			return true
+		}
+	}
+	return false
 }

@@ -1,0 +1,224 @@
+package checker
+
+// lateness is the one request of a lane that a frozen worker may still have
+// under way when it goes on.
+type lateness struct {
+	fault int
+	lane  int32
+}
+
+// apply follows what a call does at the receiver (Order, Duplicates).
+func (c *checking) apply(r *Request, at int32, early bool) {
+	cl := &c.calls[at]
+	e := &c.events[cl.event]
+	k := &c.keys[e.key]
+	again := cl.request != 0
+	stray := false
+	switch {
+	case cl.seq == k.next:
+		if again {
+			c.report.Repeats.Calls++
+			c.report.Repeats.Continued++
+		}
+		k.next++
+	case cl.seq > k.next:
+		stray = c.overtakes(r, at, k, early)
+		if !stray {
+			k.next = cl.seq + 1
+		}
+	case again:
+		stray = c.repeated(r, at, k)
+	default:
+		// The overtaking has been reported, but for what was given up.
+		if e.letter && !early && !c.isLate(r, e.lane) && !c.any(Rewind) {
+			c.breachOf(Order, cl.event, r.Begun, "its %s was applied after it was given up, behind later events", kindNames[cl.kind])
+		}
+		stray = true
+	}
+	k.high = max(k.high, k.next)
+	if !stray || !again {
+		cl.begun, cl.answered, cl.request = r.Begun, r.Answered, int32(c.requests)
+		cl.unknown = !r.SentAnswer || r.Status/100 != 2 || r.Answered-r.Begun > int64(c.o.Deadline)
+	}
+	if !stray {
+		k.stamp(c, at)
+	}
+	if r.Status/100 == 2 && cl.accepted == 0 {
+		cl.accepted = max(r.Answered, r.Begun)
+		if e.left--; e.left == 0 {
+			e.delivered = cl.accepted
+		}
+	}
+}
+
+// stamp remembers in which order calls took effect last, where that is not the
+// order of the log.
+func (k *key) stamp(c *checking, at int32) {
+	if c.calls[at].seq+1 < k.high {
+		k.inverted = true
+	}
+	c.calls[at].last = int32(c.requests)
+}
+
+// overtakes judges a call that comes sooner than its turn. It reports whether it
+// is to be passed over.
+func (c *checking) overtakes(r *Request, at int32, k *key, early bool) bool {
+	cl := &c.calls[at]
+	e := &c.events[cl.event]
+	for seq := k.next; seq < cl.seq; seq++ {
+		skipped := &c.calls[c.keyCalls[k.start+seq]]
+		other := &c.events[skipped.event]
+		if other.letter && other.letterAt <= r.Answered+int64(c.o.ClockSlack) {
+			continue
+		}
+		switch {
+		case c.isLate(r, e.lane):
+			c.report.Repeats.Late++
+			return true
+		case k.frozen && cl.seq >= k.high && skipped.request != 0:
+			continue // a frozen worker's stray request made it look as if it had begun anew
+		case early:
+			return false // has been reported
+		}
+		if skipped.request != 0 {
+			c.breachOf(Order, cl.event, r.Begun, "its %s came in a sequence that had begun anew, which left out the %s of the event at %d",
+				kindNames[cl.kind], kindNames[skipped.kind], other.offset)
+		} else {
+			c.breachOf(Order, cl.event, r.Begun, "its %s was applied before the %s of the event at %d, which comes before it",
+				kindNames[cl.kind], kindNames[skipped.kind], other.offset)
+		}
+		return false
+	}
+	return false
+}
+
+// repeated judges a call that was applied before. It reports whether it is to be
+// passed over; otherwise the sequence begins anew there.
+func (c *checking) repeated(r *Request, at int32, k *key) (stray bool) {
+	cl := &c.calls[at]
+	e := &c.events[cl.event]
+	n := &c.report.Repeats
+	n.Calls++
+	switch {
+	case c.again[at] > 0:
+		c.again[at]--
+		n.Copies++
+		return true
+	case r.Begun < cl.begun:
+		n.Late++ // the sender had given that request up and made another
+		return true
+	case c.isLate(r, e.lane):
+		n.Late++
+		return true
+	case c.inDoubt(at, k):
+		n.Unknown++
+	case c.after(r.Begun, Unclean) && c.uncommitted(at, r.Begun, false):
+		n.Takeover++
+		k.frozen = c.after(r.Begun, Frozen) && r.Worker == ""
+	case c.any(Unclean, Restart) && c.uncommitted(at, r.Begun, true):
+		n.Forgotten++
+	case c.during(0, r.Begun, c.tenants[e.tenant].ID, Rewind):
+		n.Replayed++
+	default:
+		n.Uncaused++
+		if c.any(Unclean) {
+			c.breachOf(Order, cl.event, r.Begun, "its %s was applied again without a cause", kindNames[cl.kind])
+		} else {
+			c.breachOf(Duplicates, cl.event, r.Begun, "its %s was applied again, in a run in which no worker ended uncleanly", kindNames[cl.kind])
+		}
+		return true
+	}
+	k.next = cl.seq + 1
+	return false
+}
+
+// inDoubt reports whether the sender may not know what became of the very
+// request before, in which this call was the user's.
+func (c *checking) inDoubt(at int32, k *key) bool {
+	cl := &c.calls[at]
+	for seq := cl.seq + 1; seq < k.next; seq++ {
+		if c.calls[c.keyCalls[k.start+seq]].request != cl.request {
+			return false
+		}
+	}
+	tenant := c.tenants[c.events[cl.event].tenant].ID
+	return cl.unknown || c.during(cl.begun, max(cl.begun, cl.answered), tenant, AnswersLost, Unclean)
+}
+
+// isLate reports whether a request is what a frozen worker had under way: one of
+// each lane and each freeze.
+func (c *checking) isLate(r *Request, lane int32) bool {
+	slack := int64(c.o.Deadline)
+	i := c.fault(func(f *Fault) bool {
+		return r.Worker != "" && f.Target == r.Worker && r.Begun >= f.At-slack && r.Begun <= f.end()+slack && (r.Answered == 0 || r.Answered >= f.end())
+	}, Frozen)
+	if i < 0 {
+		return false
+	}
+	id := lateness{i, lane}
+	if first, ok := c.late[id]; ok {
+		return first == c.requests
+	}
+	c.late[id] = c.requests
+	return true
+}
+
+// committed are the commits of a partition.
+type committed struct {
+	commits []*Commit
+	decoded int // index of the commit whose metadata this is, counted from 1
+	meta    metadata
+}
+
+// uncommitted reports whether, by the last commit before a time, a worker that
+// takes over has to make a call: its event is not done by that. With forgotten, it
+// is so only because the commit had no room for all that it knew.
+func (c *checking) uncommitted(at int32, when Time, forgotten bool) bool {
+	cl := &c.calls[at]
+	e := &c.events[cl.event]
+	p := c.commitOf[int(e.partition)]
+	if p == nil {
+		return !forgotten
+	}
+	n := p.before(when - int64(c.o.ClockSlack))
+	if n == 0 {
+		return !forgotten
+	}
+	k := p.commits[n-1]
+	if p.decoded != n {
+		p.decoded = n
+		p.meta, _ = decodeMetadata(k.Metadata) // what cannot be read is reported elsewhere
+	}
+	if forgotten && !p.meta.leftOut {
+		return false
+	}
+	passed := e.offset < k.Offset
+	cur, ok := p.meta.cursors[c.tenants[e.tenant].tag]
+	if !ok || e.offset < cur.from {
+		return !passed && !forgotten
+	}
+	first, _ := c.search(c.lanes[e.lane].events, cur.from)
+	switch cur.state(int64(int(e.inLane)-first), passed) {
+	case done:
+		return false
+	case afterFirst:
+		return cl.kind != identify
+	case afterSecond:
+		return cl.kind == track
+	default:
+		return true
+	}
+}
+
+// before is how many commits were made until a time.
+func (p *committed) before(when Time) int {
+	low, high := 0, len(p.commits)
+	for low < high {
+		if mid := (low + high) / 2; p.commits[mid].At <= when {
+			low = mid + 1
+		} else {
+			high = mid
+		}
+	}
+	return low
+}
