@@ -48,6 +48,7 @@ var table = []row{
 		"attribution", "broker", "console", "deadletter", "delivery", "ingress", "lane", "queue", "receipt", "segment", "survey", "tenant", "worker",
 	}, "wiring"},
 	{"e2e", nil, "tests of whole processes, from outside"},
+	{"checker", nil, "recorded histories, held against the promise"},
 	{"cmd/refiner-source", []string{
 		"app", "attribution", "broker", "console", "deadletter", "queue", "receipt", "sample", "segment", "survey", "tenant",
 	}, "flags, signals, exit codes"},
