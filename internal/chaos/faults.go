@@ -1,0 +1,460 @@
+package chaos
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kgo"
+
+	"refinersource/internal/checker"
+)
+
+// injector does to the system what a schedule says, and writes down when.
+type injector struct {
+	*installation
+
+	receiver *Receiver
+	load     *Load
+	begun    time.Time // of the load
+
+	mu           sync.Mutex
+	faults       []checker.Fault
+	problems     []string // what went wrong that no checker sees
+	terminations []time.Duration
+	kills        []kill
+	unsettled    int // broker faults under way
+	lastBroker   time.Time
+}
+
+// kill is the end of a worker, and what it had.
+type kill struct {
+	at         time.Time
+	partitions []int
+}
+
+// run carries out all injections: those of one track one after another. It
+// returns when the last is undone.
+func (j *injector) run(ctx context.Context, all []Injection) {
+	byTrack := make(map[string][]Injection)
+	for _, in := range all {
+		byTrack[in.Track] = append(byTrack[in.Track], in)
+	}
+	var running sync.WaitGroup
+	for _, list := range byTrack {
+		running.Go(func() {
+			var calm time.Time // until when the next one waits if the last took longer than planned
+			for _, in := range list {
+				if !pause(ctx, max(time.Until(calm), time.Until(j.begun.Add(in.At)))) || j.load.done() {
+					return
+				}
+				j.inject(ctx, in)
+				track, _, _ := strings.Cut(in.Track, "-")
+				calm = time.Now().Add(gaps[track][0])
+			}
+		})
+	}
+	running.Wait()
+}
+
+// inject carries out one injection and writes it down.
+func (j *injector) inject(ctx context.Context, in Injection) {
+	f := checker.Fault{At: time.Now().UnixNano(), Fault: in.Fault, Tenants: in.Tenants, Params: map[string]string{"for": in.For.String()}}
+	if in.Mode != "" {
+		f.Params["mode"] = in.Mode
+	}
+	j.logger("%-7s %-4s %s %v %s", "begin", in.Fault, in.Mode, in.For.Round(100*time.Millisecond), strings.Join(in.Tenants, " "))
+	err := j.strike(ctx, in, &f)
+	f.Until = time.Now().UnixNano()
+	j.mu.Lock()
+	j.faults = append(j.faults, f)
+	j.mu.Unlock()
+	if err != nil && ctx.Err() == nil {
+		j.problem("%s: %v", in.Fault, err)
+	}
+	j.logger("%-7s %-4s %s", "end", in.Fault, f.Target)
+}
+
+func (j *injector) problem(format string, args ...any) {
+	text := fmt.Sprintf(format, args...)
+	j.logger("PROBLEM %s", text)
+	j.mu.Lock()
+	j.problems = append(j.problems, text)
+	j.mu.Unlock()
+}
+
+// strike does what an injection says, waits, and undoes it.
+func (j *injector) strike(ctx context.Context, in Injection, f *checker.Fault) error {
+	r := rand.New(rand.NewPCG(in.Seed, 1))
+	m := j.workers[in.Target%len(j.workers)]
+	switch in.Fault {
+	case "F1", "F2":
+		return j.killWorkers(ctx, in, m, f)
+	case "F3":
+		return j.restart(ctx, in, f)
+	case "F4", "F5", "F45":
+		return j.freeze(ctx, in, m, f)
+	case "F6":
+		f.Target = workerName(m.index)
+		return j.links(ctx, in, []int{workerClient(m.index)}, j.cluster.Brokers, func() Toxics {
+			return Toxics{Up: Toxic{Stall: true}, Down: Toxic{Stall: true}}
+		})
+	case "F7", "F24", "F26", "F27":
+		if len(in.Tenants) > 0 {
+			return j.fail(ctx, in)
+		}
+		return j.sink(ctx, in, m, f)
+	case "F8":
+		f.Target = "ingress"
+		j.ingress.kill()
+		pause(ctx, in.For)
+		return j.startIngress()
+	case "F10", "F11", "F12", "F13", "F14":
+		return j.killBrokers(ctx, in, f)
+	case "F20":
+		return j.storm(ctx, in, r)
+	case "F46":
+		f.Target = workerName(m.index)
+		b := j.cluster.Brokers[r.IntN(len(j.cluster.Brokers))]
+		t := Toxics{Up: Toxic{Stall: true}}
+		if r.IntN(2) == 0 {
+			t = Toxics{Down: Toxic{Stall: true}}
+		}
+		return j.links(ctx, in, []int{workerClient(m.index)}, []*Broker{b}, func() Toxics { return t })
+	case "F47":
+		var all []int
+		for i := range j.cluster.clients {
+			all = append(all, i)
+		}
+		return j.links(ctx, in, all, j.cluster.Brokers, func() Toxics {
+			d := time.Duration(25+r.IntN(225)) * time.Millisecond
+			return Toxics{Up: Toxic{Latency: d, Jitter: d / 2}, Down: Toxic{Latency: d, Jitter: d / 2}}
+		})
+	case "F31":
+		j.load.poison.Store(&in.Mode)
+		pause(ctx, in.For)
+		return nil
+	case "F36":
+		return j.rawRecords(ctx, r)
+	case "F33":
+		return j.rotate(ctx, in)
+	case "F52":
+		j.load.hotUser.Store(true)
+		pause(ctx, in.For)
+		j.load.hotUser.Store(false)
+		return nil
+	default:
+		return j.fail(ctx, in)
+	}
+}
+
+// fail makes the receiver fail tenants.
+func (j *injector) fail(ctx context.Context, in Injection) error {
+	for i, id := range in.Tenants {
+		name := in.Mode
+		if name == "mixed" {
+			name = mixed[(i+int(in.Seed%uint64(len(mixed))))%len(mixed)]
+		}
+		m, err := mode(name)
+		if err != nil {
+			return err
+		}
+		j.receiver.treat([]string{id}, m)
+	}
+	pause(ctx, in.For)
+	j.receiver.treat(in.Tenants, nil)
+	return nil
+}
+
+// rotate gives tenants new write keys: at the receiver at once, in the files when
+// somebody has noticed.
+func (j *injector) rotate(ctx context.Context, in Injection) error {
+	for _, id := range in.Tenants {
+		j.fleet.rotate(id)
+	}
+	pause(ctx, in.For)
+	err := j.fleet.write()
+	for _, id := range in.Tenants {
+		j.fleet.retire(id)
+	}
+	return err
+}
+
+func (j *injector) killWorkers(ctx context.Context, in Injection, m *member, f *checker.Fault) error {
+	victims := []*member{m}
+	f.Target = workerName(m.index)
+	if in.Fault == "F2" {
+		victims, f.Target = j.workers, "all workers"
+	}
+	var had []int
+	for _, v := range victims {
+		had = append(had, v.partitions(ctx)...)
+	}
+	at := time.Now()
+	for _, v := range victims {
+		v.running().signal(sigKill)
+	}
+	for _, v := range victims {
+		<-v.running().done
+	}
+	j.mu.Lock()
+	j.kills = append(j.kills, kill{at, had})
+	j.mu.Unlock()
+	pause(ctx, in.For)
+	for _, v := range victims {
+		if err := j.startWorker(v); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// drainPatience is how long a worker may take to drain.
+const drainPatience = 60 * time.Second
+
+// restart ends each worker in turn as a roll-out does, and starts it again.
+func (j *injector) restart(ctx context.Context, in Injection, f *checker.Fault) error {
+	f.Target = "each worker in turn"
+	for _, m := range j.workers {
+		begun := time.Now()
+		took, err := m.running().terminate(drainPatience)
+		if err != nil && !j.brokersStruck(begun) {
+			return err
+		}
+		j.mu.Lock()
+		j.terminations = append(j.terminations, took)
+		j.mu.Unlock()
+		if err := j.startWorker(m); err != nil {
+			return err
+		}
+		ready, cancel := context.WithTimeout(ctx, 20*time.Second)
+		_ = await(ready, "the worker", 200*time.Millisecond, func(ctx context.Context) bool { return isReady(ctx, m.admin) })
+		cancel()
+		if !pause(ctx, in.For/time.Duration(len(j.workers))) {
+			return nil
+		}
+	}
+	return nil
+}
+
+// brokersStruck reports whether a broker was struck since then or shortly before.
+func (j *injector) brokersStruck(since time.Time) bool {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	return j.unsettled > 0 || j.lastBroker.After(since.Add(-30*time.Second))
+}
+
+// freeze stops workers for a while: for less than their session, or for more.
+func (j *injector) freeze(ctx context.Context, in Injection, m *member, f *checker.Fault) error {
+	victims, d := []*member{m}, in.For
+	f.Target = workerName(m.index)
+	switch in.Fault {
+	case "F4":
+		d = min(d, j.session/2)
+	case "F5":
+		d = min(d, j.session+15*time.Second)
+	case "F45":
+		victims, f.Target, d = j.workers, "all workers", min(d, j.session+15*time.Second)
+	}
+	for _, v := range victims {
+		v.running().signal(sigStop)
+	}
+	pause(ctx, d)
+	for _, v := range victims {
+		v.running().signal(sigCont)
+	}
+	return nil
+}
+
+// links breaks the links of clients to brokers.
+func (j *injector) links(ctx context.Context, in Injection, clients []int, brokers []*Broker, toxics func() Toxics) error {
+	d := in.For
+	if in.Fault == "F6" {
+		d = min(d, j.session+15*time.Second)
+	}
+	for _, b := range brokers {
+		for _, c := range clients {
+			b.proxies[c].Set(toxics())
+		}
+	}
+	pause(ctx, d)
+	for _, b := range brokers {
+		for _, c := range clients {
+			b.proxies[c].Set(Toxics{})
+		}
+	}
+	return nil
+}
+
+// sink breaks the links of a worker, or of all, to the receiver.
+func (j *injector) sink(ctx context.Context, in Injection, m *member, f *checker.Fault) error {
+	f.Target = workerName(m.index)
+	victims := []*Proxy{j.sinks[m.index]}
+	toxics, refuse := Toxics{Up: Toxic{Stall: true}, Down: Toxic{Stall: true}}, false
+	switch in.Fault {
+	case "F24":
+		f.Target, victims, toxics, refuse = "receiver", j.sinks, Toxics{}, true
+	case "F26":
+		toxics = Toxics{Down: Toxic{ResetAfter: 1}}
+	case "F27":
+		toxics = Toxics{Up: Toxic{ResetAfter: 3000}}
+	}
+	var errs []error
+	for _, p := range victims {
+		p.Set(toxics)
+		if refuse {
+			errs = append(errs, p.Refuse(true))
+			p.Cut()
+		}
+	}
+	pause(ctx, in.For)
+	for _, p := range victims {
+		p.Set(Toxics{})
+		errs = append(errs, p.Refuse(false))
+	}
+	return errors.Join(errs...)
+}
+
+// killBrokers ends brokers with SIGKILL and starts them again on their data. It
+// returns when all replicas are in sync.
+func (j *injector) killBrokers(ctx context.Context, in Injection, f *checker.Fault) error {
+	j.mu.Lock()
+	j.unsettled++
+	j.mu.Unlock()
+	defer func() {
+		j.mu.Lock()
+		j.unsettled--
+		j.lastBroker = time.Now()
+		j.mu.Unlock()
+	}()
+	victims, err := j.victims(ctx, in)
+	if err != nil {
+		return err
+	}
+	for _, b := range victims {
+		f.Target += fmt.Sprintf("broker-%d ", b.ID)
+		b.process.signal(sigKill)
+	}
+	for _, b := range victims {
+		j.cluster.kill(b)
+	}
+	pause(ctx, in.For)
+	if err := j.cluster.reviveAll(ctx, victims); err != nil {
+		return err
+	}
+	settle, cancel := context.WithTimeout(ctx, brokerStart)
+	defer cancel()
+	return await(settle, "the brokers to be in sync again", time.Second, func(ctx context.Context) bool {
+		ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
+		defer cancel()
+		_, behind, err := j.cluster.leaders(ctx, j.events())
+		_, behindOffsets, err2 := j.cluster.leaders(ctx, offsetsTopic)
+		return err == nil && err2 == nil && behind+behindOffsets == 0
+	})
+}
+
+func (j *injector) victims(ctx context.Context, in Injection) ([]*Broker, error) {
+	brokers := j.cluster.Brokers
+	switch in.Fault {
+	case "F11":
+		n := in.Target % len(brokers)
+		return []*Broker{brokers[n], brokers[(n+1)%len(brokers)]}, nil
+	case "F12":
+		return brokers, nil
+	case "F13":
+		b, err := j.cluster.coordinator(ctx, j.group)
+		return []*Broker{b}, err
+	case "F14":
+		b, err := j.cluster.controller(ctx)
+		return []*Broker{b}, err
+	default:
+		leads, _, err := j.cluster.leaders(ctx, j.events())
+		most := brokers[0]
+		for _, b := range brokers {
+			if leads[b.ID] > leads[most.ID] {
+				most = b
+			}
+		}
+		return []*Broker{most}, err
+	}
+}
+
+// storm makes a member join and leave the group, again and again.
+func (j *injector) storm(ctx context.Context, in Injection, r *rand.Rand) error {
+	until := time.Now().Add(in.For)
+	var seeds []string
+	for _, b := range j.cluster.Brokers {
+		seeds = append(seeds, b.direct)
+	}
+	for time.Now().Before(until) && ctx.Err() == nil {
+		stay := time.Duration(1000+r.IntN(2000)) * time.Millisecond
+		c, err := kgo.NewClient(kgo.SeedBrokers(seeds...), kgo.ConsumerGroup(j.group), kgo.ConsumeTopics(j.events()),
+			kgo.Balancers(kgo.RangeBalancer(), kgo.RoundRobinBalancer()), kgo.DisableAutoCommit(), kgo.FetchMaxBytes(64<<10), kgo.FetchMaxPartitionBytes(16<<10),
+			kgo.SessionTimeout(10*time.Second), kgo.RebalanceTimeout(30*time.Second), kgo.HeartbeatInterval(500*time.Millisecond))
+		if err != nil {
+			return fmt.Errorf("join the group: %w", err)
+		}
+		pause(ctx, stay)
+		leave, cancel := context.WithTimeout(context.WithoutCancel(ctx), 15*time.Second)
+		_ = c.LeaveGroupContext(leave)
+		cancel()
+		c.Close()
+		pause(ctx, stay)
+	}
+	return nil
+}
+
+// rawRecords puts records into the log that no ingress would: they must become
+// dead letters or be ignored, once, and hold up nothing.
+func (j *injector) rawRecords(ctx context.Context, r *rand.Rand) error {
+	header := func(tenant, source string) []kgo.RecordHeader {
+		return []kgo.RecordHeader{
+			{Key: "tenant", Value: []byte(tenant)}, {Key: "source", Value: []byte(source)}, {Key: "event-id", Value: []byte("raw-" + strconv.Itoa(r.IntN(1<<30)))},
+			{Key: "received-at", Value: time.Now().UTC().AppendFormat(nil, time.RFC3339Nano)},
+		}
+	}
+	known := fmt.Sprintf("t%04d", r.IntN(4))
+	large := make([]byte, 900<<10)
+	for i := range large {
+		large[i] = byte(r.Uint32())
+	}
+	records := []*kgo.Record{
+		{Value: []byte("garbage"), Headers: header(known, webhookSource)},
+		{Value: []byte("{"), Headers: header(known, canonicalSource)},
+		{Value: nil, Headers: header(known, webhookSource)},
+		{Value: []byte(`{"response":[]}`), Headers: header(known, "unknown-source")},
+		{Value: []byte(`{}`), Headers: header("nobody", webhookSource)},
+		{Value: []byte{0xff, 0x00, 0xfe}},
+		{Value: large, Headers: header(known, webhookSource)},
+		{Value: []byte(strings.Repeat("[", 10_000)), Headers: header(known, canonicalSource)},
+	}
+	bounds, err := j.cluster.bounds(ctx, j.events())
+	if err != nil {
+		return err
+	}
+	for i, record := range records {
+		record.Topic, record.Partition = j.events(), int32(r.IntN(len(bounds)))
+		record.Key = []byte(known + "/raw-" + strconv.Itoa(i))
+	}
+	produce, cancel := context.WithTimeout(ctx, time.Minute)
+	defer cancel()
+	if err := j.cluster.Admin.ProduceSync(produce, records...).FirstErr(); err != nil {
+		return fmt.Errorf("produce raw records: %w", err)
+	}
+	return nil
+}
+
+// history is what was done, in the order in which it began.
+func (j *injector) history() []checker.Fault {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	all := slices.Clone(j.faults)
+	slices.SortStableFunc(all, func(a, b checker.Fault) int { return int(a.At - b.At) })
+	return all
+}

@@ -1,0 +1,177 @@
+package chaos
+
+import (
+	"cmp"
+	"fmt"
+	"math/rand/v2"
+	"slices"
+	"strings"
+	"time"
+)
+
+// Injection is one fault of a schedule.
+type Injection struct {
+	At, For time.Duration // from the beginning of the load
+	Fault   string        // its name in the proof's list
+	Track   string        // injections of one track come one after another
+	Mode    string        // of the receiver, where it is it that fails
+	Tenants []string      // whom it fails
+	Target  int           // a number to choose the worker or broker by
+	Seed    uint64        // of what else is drawn
+}
+
+// kind is a kind of fault as the schedule draws it.
+type kind struct {
+	fault, mode string
+	least, most time.Duration
+	tenants     int // how many at the receiver; -10 is a tenth of the active
+	long        bool
+}
+
+// tracks are the faults by what they strike. Several tracks go on at once.
+var tracks = map[string][]kind{
+	"workers": {
+		{fault: "F1", least: time.Second, most: 20 * time.Second},
+		{fault: "F1", least: time.Second, most: 5 * time.Second},
+		{fault: "F2", least: time.Second, most: 5 * time.Second},
+		{fault: "F3", least: 5 * time.Second, most: 10 * time.Second},
+		{fault: "F4", least: 8 * time.Second, most: 10 * time.Second},
+		{fault: "F5", least: 40 * time.Second, most: 45 * time.Second},
+		{fault: "F6", least: 40 * time.Second, most: 45 * time.Second},
+		{fault: "F7", least: 10 * time.Second, most: 20 * time.Second},
+		{fault: "F8", least: 100 * time.Millisecond, most: 3 * time.Second},
+		{fault: "F20", least: 20 * time.Second, most: 60 * time.Second},
+		{fault: "F26", mode: "link", least: 5 * time.Second, most: 10 * time.Second},
+		{fault: "F27", mode: "link", least: 5 * time.Second, most: 10 * time.Second},
+		{fault: "F45", least: 40 * time.Second, most: 45 * time.Second, long: true},
+	},
+	"brokers": {
+		{fault: "F10", least: 10 * time.Second, most: 20 * time.Second},
+		{fault: "F11", least: 8 * time.Second, most: 15 * time.Second},
+		{fault: "F12", least: time.Second, most: 8 * time.Second},
+		{fault: "F13", least: 5 * time.Second, most: 15 * time.Second},
+		{fault: "F14", least: 5 * time.Second, most: 15 * time.Second},
+		{fault: "F46", least: 10 * time.Second, most: 15 * time.Second},
+		{fault: "F47", least: 10 * time.Second, most: 20 * time.Second},
+	},
+	"receiver": {
+		{fault: "F22", mode: "500", least: 30 * time.Second, most: 60 * time.Second, tenants: 1},
+		{fault: "F23", mode: "mixed", least: 20 * time.Second, most: 40 * time.Second, tenants: -10},
+		{fault: "F25", mode: "flap", least: 20 * time.Second, most: 40 * time.Second, tenants: 3},
+		{fault: "F26", mode: "lost", least: 5 * time.Second, most: 10 * time.Second, tenants: 3},
+		{fault: "F26", mode: "half-body", least: 5 * time.Second, most: 10 * time.Second, tenants: 3},
+		{fault: "F26", mode: "applied-500", least: 5 * time.Second, most: 10 * time.Second, tenants: 2},
+		{fault: "F28", mode: "loris", least: 10 * time.Second, most: 30 * time.Second, tenants: 3},
+		{fault: "F29", mode: "garbage", least: 5 * time.Second, most: 15 * time.Second, tenants: 3},
+		{fault: "F30", mode: "retry-after", least: 10 * time.Second, most: 20 * time.Second, tenants: 4},
+		{fault: "F33", mode: "rotate", least: 3 * time.Second, most: 8 * time.Second, tenants: 2},
+		{fault: "F32", mode: "400all", least: 5 * time.Second, most: 15 * time.Second, tenants: 1},
+	},
+	"events": {
+		{fault: "F31", mode: "400", least: 0, most: time.Second},
+		{fault: "F31", mode: "500", least: 0, most: time.Second},
+		{fault: "F36", least: 0, most: time.Second},
+		{fault: "F52", least: 10 * time.Second, most: 20 * time.Second},
+		{fault: "F24", least: 10 * time.Second, most: 25 * time.Second},
+	},
+}
+
+// mixed are the ways to fail of F23.
+var mixed = []string{"500", "5xx", "429", "408", "401", "403", "404", "302", "reset", "silent", "slow", "501", "lost-silent"}
+
+// gaps are the pauses between two injections of a track.
+var gaps = map[string][2]time.Duration{
+	"workers": {6 * time.Second, 14 * time.Second}, "brokers": {20 * time.Second, 35 * time.Second},
+	"receiver": {time.Second, 5 * time.Second}, "events": {5 * time.Second, 20 * time.Second},
+}
+
+// ScheduleOptions say what a schedule is drawn from.
+type ScheduleOptions struct {
+	Seed     uint64
+	Duration time.Duration
+	Active   int    // tenants with load
+	Brokers  int    // with fewer than three no broker is struck
+	Faults   string // safety: all; none; or names with commas between them
+	Long     bool   // with those that take long
+}
+
+// Schedule draws the faults of a run: the same seed, the same faults. Each kind of
+// a track comes once before any comes again.
+func Schedule(o ScheduleOptions) ([]Injection, error) {
+	if o.Faults == "none" || o.Faults == "liveness" {
+		return nil, nil
+	}
+	wanted := map[string]bool{}
+	if o.Faults != "safety" {
+		for name := range strings.SplitSeq(o.Faults, ",") {
+			wanted[strings.TrimSpace(name)] = true
+		}
+	}
+	known := map[string]bool{}
+	var all []Injection
+	for i, track := range []string{"workers", "brokers", "receiver", "receiver-2", "events"} {
+		r := rand.New(rand.NewPCG(o.Seed, uint64(i)))
+		source, second, _ := strings.Cut(track, "-")
+		var deck []kind
+		for _, k := range tracks[source] {
+			known[k.fault] = true
+			switch {
+			case len(wanted) > 0 && !wanted[k.fault], k.long && !o.Long, source == "brokers" && o.Brokers < 3:
+			default:
+				deck = append(deck, k)
+			}
+		}
+		if len(deck) == 0 {
+			continue
+		}
+		// The tenants of the two receiver tracks are not the same.
+		half := o.Active / 2
+		first := 0
+		if second != "" {
+			first = half
+		}
+		all = append(all, deal(r, track, deck, gaps[source], o.Duration, first, half)...)
+	}
+	for name := range wanted {
+		if !known[name] {
+			return nil, fmt.Errorf("there is no fault %q", name)
+		}
+	}
+	slices.SortStableFunc(all, func(a, b Injection) int { return cmp.Compare(a.At, b.At) })
+	return all, nil
+}
+
+// deal draws from a deck until the time is over.
+func deal(r *rand.Rand, track string, deck []kind, gap [2]time.Duration, until time.Duration, first, tenants int) []Injection {
+	var all []Injection
+	between := func(least, most time.Duration) time.Duration {
+		return least + time.Duration(r.Int64N(int64(most-least)+1))
+	}
+	at := between(time.Second, gap[1])
+	for {
+		fits := false
+		for _, n := range r.Perm(len(deck)) {
+			k := deck[n]
+			in := Injection{At: at, For: between(k.least, k.most), Fault: k.fault, Track: track, Mode: k.mode, Target: r.IntN(1 << 20), Seed: r.Uint64()}
+			if in.At+in.For > until {
+				continue // a shorter one may fit
+			}
+			fits = true
+			count := k.tenants
+			if count < 0 {
+				count = max(1, 2*tenants/-count)
+			}
+			if count > 0 && tenants > 0 {
+				for _, t := range r.Perm(tenants)[:min(count, tenants)] {
+					in.Tenants = append(in.Tenants, fmt.Sprintf("t%04d", first+t))
+				}
+				slices.Sort(in.Tenants)
+			}
+			all = append(all, in)
+			at += in.For + between(gap[0], gap[1])
+		}
+		if !fits {
+			return all
+		}
+	}
+}
