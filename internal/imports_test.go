@@ -49,9 +49,11 @@ var table = []row{
 	}, "wiring"},
 	{"e2e", nil, "tests of whole processes, from outside"},
 	{"checker", nil, "recorded histories, held against the promise"},
+	{"chaos", []string{"checker"}, "runs of whole processes under faults"},
 	{"cmd/refiner-source", []string{
 		"app", "attribution", "broker", "console", "deadletter", "queue", "receipt", "sample", "segment", "survey", "tenant",
 	}, "flags, signals, exit codes"},
+	{"cmd/refiner-chaos", []string{"chaos", "checker"}, "flags of the proof's runs"},
 }
 
 // only says which packages may import something from outside the module.
@@ -77,13 +79,13 @@ var libraries = []only{
 	},
 	{
 		lib:     "github.com/twmb/franz-go",
-		in:      []string{"broker", "queue/queuetest"},
+		in:      []string{"broker", "chaos", "queue/queuetest"},
 		why:     "the service must run against real Kafka as it is tested",
 		instead: "put it in broker, or in a test",
 	},
 	{
 		lib:     "github.com/spf13",
-		in:      []string{"cmd/refiner-source"},
+		in:      []string{"cmd/refiner-chaos", "cmd/refiner-source"},
 		why:     "what works must be callable without a command line",
 		instead: "read the flag in cmd/refiner-source and hand on the value",
 	},
@@ -100,25 +102,25 @@ var libraries = []only{
 	},
 	{
 		lib:     "net/http",
-		in:      []string{"app", "cmd/refiner-source", "console", "ingress", "segment"},
+		in:      []string{"app", "chaos", "cmd/refiner-source", "console", "ingress", "segment"},
 		why:     "what decides must be testable without a network",
 		instead: "put requests in segment, handlers in ingress or console",
 	},
 	{
 		lib:     "os",
-		in:      []string{"app", "broker", "cmd/refiner-source", "tenant"},
+		in:      []string{"app", "broker", "chaos", "cmd/refiner-chaos", "cmd/refiner-source", "tenant"},
 		why:     "files and environment are read at the edge",
 		instead: "take the bytes, or a lookup function, as an argument",
 	},
 	{
 		lib:     "net",
-		in:      []string{"app", "broker", "cmd/refiner-source", "console", "ingress", "queue", "queue/queuetest", "segment"},
+		in:      []string{"app", "broker", "chaos", "cmd/refiner-source", "console", "ingress", "queue", "queue/queuetest", "segment"},
 		why:     "the core has no network",
 		instead: "put it in the adapter: queue, segment or broker",
 	},
 	{
 		lib:     "math/rand",
-		in:      []string{"delivery", "queue/queuetest", "sample"},
+		in:      []string{"chaos", "delivery", "queue/queuetest", "sample"},
 		why:     "same bytes and same rules give the same calls (invariant 6)",
 		instead: "decide it in delivery, or take the number as an argument",
 	},
