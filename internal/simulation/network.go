@@ -3,6 +3,7 @@ package simulation
 import (
 	"context"
 	"errors"
+	"io"
 	"net"
 	"sync"
 	"time"
@@ -186,6 +187,9 @@ func waitUntil(at time.Time, still, changed, closed chan struct{}) error {
 
 // Read implements net.Conn.
 func (c *conn) Read(b []byte) (int, error) {
+	if c.isClosed() {
+		return 0, net.ErrClosed
+	}
 	c.mu.Lock()
 	waiting := len(c.kept) > 0 || c.keptErr != nil
 	c.mu.Unlock()
@@ -220,18 +224,46 @@ func (c *conn) Write(b []byte) (int, error) {
 	if err := c.wait(&c.write); err != nil {
 		return 0, err
 	}
+	if c.isClosed() {
+		return 0, net.ErrClosed
+	}
 	return c.Conn.Write(b)
 }
 
-// Close implements net.Conn.
+// linger is how long the broker's side of a closed connection stays open: longer
+// than any of the group's timeouts.
+const linger = 2 * time.Minute
+
+// Close implements net.Conn. The broker's side stays open for a while, and what
+// it writes is dropped: kfake starts a member's session when the answer to its
+// joining was written, so that one whose connection ended before would stay in
+// the group for ever. In Kafka the session runs whatever becomes of connections.
 func (c *conn) Close() error {
 	c.once.Do(func() {
 		close(c.closed)
 		c.link.mu.Lock()
 		delete(c.link.open, c)
 		c.link.mu.Unlock()
+		// Whoever is in a read or a write wakes up, and finds it closed.
+		_ = c.Conn.SetDeadline(time.Unix(1, 0))
+		_ = c.Conn.SetDeadline(time.Time{})
+		go func() {
+			timer := time.AfterFunc(linger, func() { _ = c.Conn.Close() })
+			defer timer.Stop()
+			_, _ = io.Copy(io.Discard, c.Conn) // it ends with the broker at the latest
+			_ = c.Conn.Close()
+		}()
 	})
-	return c.Conn.Close()
+	return nil
+}
+
+func (c *conn) isClosed() bool {
+	select {
+	case <-c.closed:
+		return true
+	default:
+		return false
+	}
 }
 
 // SetDeadline implements net.Conn.
@@ -240,6 +272,9 @@ func (c *conn) SetDeadline(at time.Time) error {
 	c.read.set(at)
 	c.write.set(at)
 	c.mu.Unlock()
+	if c.isClosed() {
+		return net.ErrClosed
+	}
 	return c.Conn.SetDeadline(at)
 }
 
@@ -248,6 +283,9 @@ func (c *conn) SetReadDeadline(at time.Time) error {
 	c.mu.Lock()
 	c.read.set(at)
 	c.mu.Unlock()
+	if c.isClosed() {
+		return net.ErrClosed
+	}
 	return c.Conn.SetReadDeadline(at)
 }
 
@@ -256,5 +294,8 @@ func (c *conn) SetWriteDeadline(at time.Time) error {
 	c.mu.Lock()
 	c.write.set(at)
 	c.mu.Unlock()
+	if c.isClosed() {
+		return net.ErrClosed
+	}
 	return c.Conn.SetWriteDeadline(at)
 }

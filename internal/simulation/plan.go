@@ -83,6 +83,11 @@ type fault struct {
 	amount    int // what it means is the kind's
 }
 
+// ofTenant tells whether the fault is about one tenant.
+func (f *fault) ofTenant() bool {
+	return slices.Contains(receiverKinds, f.kind) || f.kind == Copies || f.kind == Paused || f.kind == Rotated
+}
+
 // Streams of random numbers, so that one that is used more often leaves the
 // others as they are.
 const (
@@ -116,13 +121,13 @@ func newPlan(o Options) *plan {
 	for i := range tenants {
 		p.tenants = append(p.tenants, p.newTenant(r, i))
 	}
-	p.addTraffic(r, users)
 	switch p.mode {
 	case Safety:
 		p.addFaults(o)
 	case Liveness:
 		p.breakTenants(o)
 	}
+	p.addTraffic(r, users)
 	if o.Only != nil {
 		p.faults = slices.DeleteFunc(p.faults, func(f fault) bool { return !slices.Contains(o.Only, f.number) })
 	}
@@ -157,7 +162,8 @@ func (p *plan) newTenant(r *rand.Rand, i int) tenant.Tenant {
 // endpoint gives each tenant one of its own; some share a host.
 func endpoint(i, hosts int) string { return fmt.Sprintf("http://host-%d.invalid/%d", i%hosts, i) }
 
-// addTraffic shares the events out among the users, some of them in bursts.
+// addTraffic shares the events out among the users, some of them in bursts, and
+// most of them where they meet a fault.
 func (p *plan) addTraffic(r *rand.Rand, users int) {
 	for t := range p.tenants {
 		for u := range users {
@@ -165,11 +171,19 @@ func (p *plan) addTraffic(r *rand.Rand, users int) {
 		}
 	}
 	for range p.events {
-		c := &p.chains[r.IntN(len(p.chains))]
+		number := r.IntN(len(p.chains))
 		at := time.Duration(r.Int64N(int64(p.length * 8 / 10)))
 		if chance(r, 30) {
 			at = at.Truncate(p.length / 4)
 		}
+		if len(p.faults) > 0 && chance(r, 60) {
+			f := p.faults[r.IntN(len(p.faults))]
+			at = max(0, f.at-2*time.Second+time.Duration(r.Int64N(int64(4*time.Second+min(f.length, 20*time.Second)))))
+			if f.ofTenant() && chance(r, 60) {
+				number = f.tenant*users + number%users
+			}
+		}
+		c := &p.chains[number]
 		e := event{at: at, source: survey.RefinerWebhook, account: "account-" + c.user[len(c.user)-1:]}
 		if chance(r, 50) {
 			e.account = "account-0"
@@ -200,7 +214,7 @@ func (p *plan) addTraffic(r *rand.Rand, users int) {
 
 func (p *plan) addFaults(o Options) {
 	r := p.random(streamFaults, 0)
-	n := between(r, 0, 10)
+	n := between(r, 0, 12)
 	switch {
 	case o.Faults > 0:
 		n = o.Faults
@@ -241,7 +255,7 @@ func (p *plan) newFault(r *rand.Rand, k Kind) fault {
 // length is drawn so that short ones are as likely as long ones.
 func length(r *rand.Rand, from, to time.Duration) time.Duration {
 	d := from
-	for d < to && chance(r, 70) {
+	for d < to && chance(r, 85) {
 		d = d * 3 / 2
 	}
 	return min(to, d+time.Duration(r.Int64N(int64(from))))
@@ -290,7 +304,7 @@ func (p *plan) describe() []string {
 func (p *plan) describeFault(f fault) string {
 	line := fmt.Sprintf("#%d at %v: %s", f.number, f.at.Round(time.Millisecond), f.kind)
 	switch {
-	case slices.Contains(receiverKinds, f.kind), f.kind == Paused, f.kind == Rotated:
+	case f.ofTenant():
 		line += " of " + string(p.tenants[f.tenant].ID)
 	case slices.Contains(workerKinds, f.kind) && f.kind != Joins:
 		line += fmt.Sprintf(" worker %d", f.worker)

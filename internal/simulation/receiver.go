@@ -100,7 +100,7 @@ type reply struct {
 
 // reply decides about a request. The youngest fault decides.
 func (t *target) reply(calls []attribution.Call) reply {
-	usual := reply{takes: true, status: 200, takesLong: time.Duration(t.random.Int64N(int64(50 * time.Millisecond)))}
+	usual := reply{takes: true, status: 200, takesLong: time.Duration(t.random.Int64N(int64(200 * time.Millisecond)))}
 	extra := t.random.IntN(1000)
 	for _, number := range slices.Backward(slices.Sorted(maps.Keys(t.moods))) {
 		if r, decided := t.moods[number].reply(usual, extra, calls); decided {

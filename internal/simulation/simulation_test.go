@@ -64,3 +64,12 @@ func TestNothingIsLostOrOvertakenWhateverHappens(t *testing.T) {
 		t.Run(fmt.Sprint(seed), func(t *testing.T) { report(t, run(t, simulation.Options{Seed: seed})) })
 	}
 }
+
+func TestWellTenantsAreDoneWhileOthersStayBroken(t *testing.T) {
+	t.Parallel()
+	for seed := range uint64(runs(t)) {
+		t.Run(fmt.Sprint(seed), func(t *testing.T) {
+			report(t, run(t, simulation.Options{Seed: seed, Mode: simulation.Liveness, Window: 1000}))
+		})
+	}
+}

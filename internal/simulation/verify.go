@@ -164,7 +164,7 @@ func (c *checking) calls() {
 	}
 	loose := slices.ContainsFunc(c.h.Faults, func(f checker.Fault) bool {
 		return slices.ContainsFunc(f.Effects, func(e checker.Effect) bool {
-			return e == checker.Unclean || e == checker.Frozen || e == checker.AnswersLost
+			return e != checker.Harmless && e != checker.Trimmed
 		})
 	})
 	for i := range c.h.Received {
