@@ -86,14 +86,19 @@ func (m *Metadata) Encode() (text string, complete bool, err error) {
 		flags |= flagWaits
 		size += len(waits)
 	}
-	if !fit(entries, maxPayload-size) {
+	runs, whole := fit(entries, maxPayload-size)
+	if !whole {
 		complete = false
 		flags |= flagLeftOut
 	}
 	if m.RunsLeftOut {
 		flags |= flagLeftOut
 	}
-	return seal(m.payload(flags, entries, waits)), complete, nil
+	b := append(make([]byte, 0, size+runs), flags)
+	b = binary.AppendUvarint(b, uint64(m.Partitions))
+	b = appendCursors(b, entries)
+	b = append(b, waits...)
+	return seal(appendRuns(b, entries)), complete, nil
 }
 
 // entries are the cursors in the order of the text, checked.
@@ -163,35 +168,37 @@ func trimmed(runs []Run, live bool) []Run {
 	return runs
 }
 
-// fit makes the runs take at most room bytes and tells whether they do as they are.
-// It keeps the shortest, and of the first that does not fit the beginning. Who
-// loses runs is no longer live: behind the rest everything is pending.
-func fit(entries []entry, room int) bool {
-	total := 0
+// fit makes the runs take at most room bytes, and returns how many they take and
+// whether they are all there. It keeps the shortest, and of the first that does not
+// fit the beginning. A cursor that loses runs is no longer live: behind those that
+// are left everything is pending.
+func fit(entries []entry, room int) (size int, whole bool) {
 	for i := range entries {
-		total += entries[i].size
+		size += entries[i].size
 	}
-	if total <= room {
-		return true
+	if size <= room {
+		return size, true
 	}
 	shortest := make([]*entry, len(entries))
 	for i := range entries {
 		shortest[i] = &entries[i]
 	}
 	slices.SortStableFunc(shortest, func(a, b *entry) int { return cmp.Compare(a.size, b.size) })
+	size = 0
 	for _, e := range shortest {
+		if size+e.size <= room {
+			size += e.size
+			continue
+		}
 		kept := 0
-		for kept < len(e.runs) && e.runs[kept].size() <= room {
-			room -= e.runs[kept].size()
-			kept++
+		for n := size; n+e.runs[kept].size() <= room; kept++ {
+			n += e.runs[kept].size()
 		}
-		if kept < len(e.runs) {
-			e.live = false
-			e.runs = trimmed(e.runs[:kept], false)
-			room = 0
-		}
+		e.runs, e.live = trimmed(e.runs[:kept], false), false
+		size += sizeOf(e.runs)
+		room = size // the others are longer still
 	}
-	return false
+	return size, false
 }
 
 func sizeOf(runs []Run) int {
@@ -240,11 +247,8 @@ func (e *entry) since() int64 {
 	return 0
 }
 
-// payload is the bytes of the text, but for the checksum.
-func (m *Metadata) payload(flags byte, entries []entry, waits []byte) []byte {
-	b := make([]byte, 0, maxPayload)
-	b = append(b, flags)
-	b = binary.AppendUvarint(b, uint64(m.Partitions))
+// appendCursors appends the number of cursors and where they are.
+func appendCursors(b []byte, entries []entry) []byte {
 	b = binary.AppendUvarint(b, uint64(len(entries)))
 	before := Offset(0)
 	for i := range entries {
@@ -260,7 +264,11 @@ func (m *Metadata) payload(flags byte, entries []entry, waits []byte) []byte {
 		b = append(b, e.Tag[:]...)
 		b = binary.AppendUvarint(b, v)
 	}
-	b = append(b, waits...)
+	return b
+}
+
+// appendRuns appends the runs of the cursors that have some.
+func appendRuns(b []byte, entries []entry) []byte {
 	for i := range entries {
 		runs := entries[i].runs
 		for j, r := range runs {
