@@ -12,7 +12,7 @@ type Options struct {
 	// counted. 0 is 20.
 	MaxPerRule int
 	// ClockSlack is how much later than a commit something may have ended that the
-	// commit takes for ended: Kafka's times are in milliseconds. 0 is 5 ms.
+	// commit takes for ended: Kafka's times are in milliseconds. 0 is 1 ms.
 	ClockSlack time.Duration
 	// Deadline is that of a request: an answer that took longer may not have been
 	// waited for. 0 is 8 s.
@@ -46,7 +46,7 @@ type Options struct {
 
 func (o *Options) setDefaults() {
 	def(&o.MaxPerRule, 20)
-	def(&o.ClockSlack, 5*time.Millisecond)
+	def(&o.ClockSlack, time.Millisecond)
 	def(&o.Deadline, 8*time.Second)
 	def(&o.Settle, 5*time.Minute)
 	def(&o.KeyGrace, 10*time.Second)
@@ -240,7 +240,6 @@ type event struct {
 	offset    int64
 	body      [16]byte // of the SHA-256
 	accepted  Time
-	finished  Time // when its outcome was known to the sender; 0 if it is not
 	delivered Time // when its last call was accepted
 	partition int32
 	tenant    int32 // -1 if unknown

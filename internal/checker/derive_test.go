@@ -63,10 +63,10 @@ func TestDerivationAgreesWithTheExamplesOfTheMapping(t *testing.T) {
 			}
 			var want, have []string
 			for line := range bytes.Lines([]byte(file["calls.jsonl"])) {
-				want = append(want, comparable(t, bytes.TrimSpace(line)))
+				want = append(want, canonical(t, bytes.TrimSpace(line)))
 			}
 			for _, call := range got.Calls {
-				have = append(have, comparable(t, call))
+				have = append(have, canonical(t, call))
 			}
 			if d := cmp.Diff(want, have); d != "" {
 				t.Errorf("calls (-want +got):\n%s", d)
@@ -75,7 +75,7 @@ func TestDerivationAgreesWithTheExamplesOfTheMapping(t *testing.T) {
 	}
 }
 
-func comparable(t *testing.T, raw []byte) string {
+func canonical(t *testing.T, raw []byte) string {
 	t.Helper()
 	s, err := checker.Comparable(raw, "1.0.0")
 	if err != nil {

@@ -2,6 +2,7 @@ package checker
 
 import (
 	"crypto/sha256"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -56,7 +57,7 @@ func (c *checking) request(r *Request) {
 	e := &c.events[first]
 	c.polite(r, &c.lanes[e.lane])
 	taken := r.Applied > 0 && r.Status/100 == 2
-	if !taken || !r.SentAnswer {
+	if !taken && !refusal(r.Status) || !r.SentAnswer {
 		c.tenants[e.tenant].failed = true
 	}
 	c.witness(r, e.tenant, alone)
@@ -149,14 +150,7 @@ func (c *checking) early(r *Request, i int, at int32) bool {
 		if prior.accepted > 0 && prior.accepted <= r.Begun {
 			return true
 		}
-		if together {
-			for _, other := range c.seen[:i] {
-				if other == p {
-					return true
-				}
-			}
-		}
-		return false
+		return together && slices.Contains(c.seen[:i], p)
 	}
 	if cl.kind == group {
 		for p := e.first; p < e.first+int32(e.calls); p++ {

@@ -62,8 +62,7 @@ func parseNext(d *jsontext.Decoder, depth int) (node, error) {
 		}
 		n := node{kind: byte(k)}
 		for {
-			switch d.PeekKind() {
-			case '}', ']':
+			if end := d.PeekKind(); end == '}' || end == ']' {
 				_, err := d.ReadToken()
 				return n, err
 			}
@@ -199,8 +198,8 @@ func (n *node) set(name string, v node) {
 
 // without takes out all members with that name.
 func (n *node) without(name string) {
-	for i := len(n.names) - 1; i >= 0; i-- {
-		if n.names[i] == name {
+	for i, other := range slices.Backward(n.names) {
+		if other == name {
 			n.names = slices.Delete(n.names, i, i+1)
 			n.kids = slices.Delete(n.kids, i, i+1)
 		}
