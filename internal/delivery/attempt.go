@@ -27,6 +27,7 @@ func (c *call) attempt(ctx context.Context, r *request) *Attempt {
 	c.d.state.record(c.tenant, p, len(r.parts), r.last, took)
 
 	r.attempts++
+	r.tries++
 	for _, i := range r.parts {
 		report := &c.reports[i]
 		report.Attempts++
@@ -82,8 +83,11 @@ func (c *call) admit(ctx context.Context, r *request) (*tenant.Tenant, pass) {
 			now := c.to()
 			return now.Paused || now.Endpoint != t.Endpoint
 		}
-		var err error
-		if p.probe, err = c.d.state.hold(ctx, c.tenant, changed); err == nil && !changed() {
+		probe, held, err := c.d.state.hold(ctx, c.tenant, changed)
+		if p.probe = probe; held {
+			r.tries, r.suspicious, r.misconfigured, r.spent = 0, 0, 0, 0 // the time before was the host's fault
+		}
+		if err == nil && !changed() {
 			if err = c.d.o.PaceFor(ctx, t, len(r.calls), c.o.CatchUp); err == nil {
 				p.slot, err = c.d.state.acquire(ctx, c.tenant)
 			}
@@ -112,7 +116,7 @@ func (c *call) rest(ctx context.Context, r *request, wait time.Duration, cause C
 		return false
 	}
 	wait = min(wait, budget)
-	if !held && r.attempts > 0 {
+	if !held && r.tries > 0 {
 		r.spent += wait
 	}
 	return c.pause(ctx, wait)

@@ -66,7 +66,7 @@ type laneBackOff struct {
 func (b *laneBackOff) NextBackOff() time.Duration {
 	r, o := b.r, b.c.d.o
 	switch {
-	case b.c.ended, b.c.o.Probe, r.attempts >= o.LaneAttempts,
+	case b.c.ended, b.c.o.Probe, r.tries >= o.LaneAttempts,
 		r.misconfigured >= maxMisconfigured,
 		len(r.parts) > 1 && r.suspicious >= suspicionsToSplit:
 		return backoff.Stop

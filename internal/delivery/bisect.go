@@ -67,7 +67,7 @@ func (c *call) mayBeOneEvent(r *request) bool {
 // guilty part.
 const (
 	maxFailedInRow      = 2
-	maxFailedInRowAlive = 4
+	maxFailedInRowAlive = 6
 )
 
 // split sends the halves of parts that failed together, then the halves of the

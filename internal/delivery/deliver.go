@@ -93,6 +93,7 @@ type request struct {
 	parts         []int // indexes
 	calls         []attribution.Call
 	attempts      int
+	tries         int // the attempts that count for the budget
 	suspicious    int // failures for which one event may be the cause
 	misconfigured int
 	began         time.Time     // the first attempt
@@ -118,7 +119,7 @@ func (c *call) deliver(ctx context.Context, parts []int) {
 	case !waits(r.last.Class):
 		c.refused(ctx, r)
 	case c.mayBeOneEvent(r):
-		pauses := fullJitter{min: c.d.o.MinBackoff, max: c.d.o.MaxBackoff, rand: c.d.o.Rand, retries: r.attempts - 1}
+		pauses := fullJitter{min: c.d.o.MinBackoff, max: c.d.o.MaxBackoff, rand: c.d.o.Rand, retries: r.tries - 1}
 		if c.pause(ctx, pauses.NextBackOff()) {
 			c.split(ctx, r.parts)
 		}

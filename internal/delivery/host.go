@@ -30,7 +30,7 @@ type host struct {
 	due     bool // one may be, but none waits
 	pauses  fullJitter
 	timer   *time.Timer
-	waiting list.List // of *held, the first come first
+	waiting list.List // of *waitingCall, the first come first
 
 	tokens   float64
 	filledAt time.Time
@@ -48,8 +48,8 @@ const (
 	maxRetries       = 50
 )
 
-// held is a call that waits for its host.
-type held struct {
+// waitingCall is a call that waits for its host.
+type waitingCall struct {
 	ready chan struct{} // closed when it may go on
 	probe *probe        // it goes alone
 }
@@ -169,7 +169,7 @@ func (s *state) probeNext(h *host) {
 		return
 	}
 	h.probing = true
-	w := h.waiting.Remove(e).(*held)
+	w := h.waiting.Remove(e).(*waitingCall)
 	w.probe = &probe{h, h.opened}
 	close(w.ready)
 }
@@ -201,7 +201,7 @@ func (s *state) closeBreaker(h *host) {
 		h.remove(e.Value.(*tenantState))
 	}
 	for e := h.waiting.Front(); e != nil; e = h.waiting.Front() {
-		close(h.waiting.Remove(e).(*held).ready)
+		close(h.waiting.Remove(e).(*waitingCall).ready)
 	}
 	s.changes = append(s.changes, HostChange{Host: h.name})
 }
@@ -214,21 +214,21 @@ func (s *state) isHeld(t *tenantState) bool {
 }
 
 // hold waits while the tenant's requests wait for its host, or until changed says
-// that the tenant is to be looked at again. A probe is returned if the next
-// request is to show how the host is.
-func (s *state) hold(ctx context.Context, t *tenantState, changed func() bool) (*probe, error) {
+// that the tenant is to be looked at again, and reports whether they had to. A
+// probe is returned if the next request is to show how the host is.
+func (s *state) hold(ctx context.Context, t *tenantState, changed func() bool) (p *probe, held bool, err error) {
 	s.mu.Lock()
 	h := t.host
 	if !h.open || !t.failed {
 		s.unlock()
-		return nil, nil
+		return nil, false, nil
 	}
 	if h.due && !h.probing {
 		h.due, h.probing = false, true
 		s.unlock()
-		return &probe{h, h.opened}, nil
+		return &probe{h, h.opened}, true, nil
 	}
-	w := &held{ready: make(chan struct{})}
+	w := &waitingCall{ready: make(chan struct{})}
 	e := h.waiting.PushBack(w)
 	s.unlock()
 	tick := time.NewTicker(recheck)
@@ -236,7 +236,7 @@ func (s *state) hold(ctx context.Context, t *tenantState, changed func() bool) (
 	for ctx.Err() == nil && !changed() {
 		select {
 		case <-w.ready:
-			return w.probe, nil
+			return w.probe, true, nil
 		case <-tick.C:
 		case <-ctx.Done():
 		}
@@ -245,7 +245,7 @@ func (s *state) hold(ctx context.Context, t *tenantState, changed func() bool) (
 	defer s.unlock()
 	h.waiting.Remove(e)
 	s.endProbe(w.probe, false, 0)
-	return nil, context.Cause(ctx)
+	return nil, true, context.Cause(ctx)
 }
 
 // earn adds what an accepted request allows.

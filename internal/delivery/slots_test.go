@@ -1,0 +1,254 @@
+package delivery_test
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"refinersource/internal/attribution"
+	"refinersource/internal/delivery"
+	"refinersource/internal/segment"
+)
+
+// gauge is a Sender that takes as long as the kind of the tenant says, which is
+// its id without the digits, and counts what is under way.
+type gauge struct {
+	takes map[string]time.Duration
+
+	mu                   sync.Mutex
+	busy, most, done     map[string]int
+	busyInAll, mostInAll int
+}
+
+func newGauge(takes map[string]time.Duration) *gauge {
+	return &gauge{takes: takes, busy: map[string]int{}, most: map[string]int{}, done: map[string]int{}}
+}
+
+func (g *gauge) Send(ctx context.Context, to segment.Target, _ []attribution.Call) segment.Result {
+	kind := strings.TrimRight(to.WriteKey.Reveal(), "0123456789")
+	g.mu.Lock()
+	g.busy[kind]++
+	g.busyInAll++
+	g.most[kind], g.mostInAll = max(g.most[kind], g.busy[kind]), max(g.mostInAll, g.busyInAll)
+	g.mu.Unlock()
+	select {
+	case <-ctx.Done():
+	case <-time.After(g.takes[kind]):
+	}
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.busy[kind]--
+	g.busyInAll--
+	if ctx.Err() != nil {
+		return segment.Result{Class: segment.Canceled}
+	}
+	g.done[kind]++
+	return ok
+}
+
+// reset starts the counting again.
+func (g *gauge) reset() {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.most, g.done, g.mostInAll = map[string]int{}, map[string]int{}, g.busyInAll
+}
+
+// load keeps so many calls of each of n tenants of a kind under way until ctx
+// ends.
+func load(ctx context.Context, calls *sync.WaitGroup, d *delivery.Deliverer, kind string, n, each int) {
+	for i := range n {
+		for range each {
+			calls.Go(func() {
+				for ctx.Err() == nil {
+					d.DeliverWithinBudget(ctx, named(fmt.Sprint(kind, i), aHost), parts(1), delivery.DeliverOptions{})
+				}
+			})
+		}
+	}
+}
+
+func TestAttemptsAreBoundedAndOneTenantHasAQuarterOfThem(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		g := newGauge(map[string]time.Duration{"greedy": time.Second, "modest": time.Second})
+		d := newDeliverer(t, delivery.Options{Sender: g, Slots: 8})
+		ctx, cancel := context.WithCancel(t.Context())
+		var calls sync.WaitGroup
+		load(ctx, &calls, d, "greedy", 1, 100)
+		time.Sleep(10 * time.Second)
+		load(ctx, &calls, d, "modest", 20, 1)
+		g.reset()
+		time.Sleep(100*time.Second + time.Millisecond)
+		g.mu.Lock()
+		if g.mostInAll != 8 || g.most["greedy"] != 2 {
+			t.Errorf("%d attempts at once, %d of one tenant, want 8 and 2", g.mostInAll, g.most["greedy"])
+		}
+		if g.done["modest"] < 595 {
+			t.Errorf("the others had %d attempts in 100 s, want 6 a second", g.done["modest"])
+		}
+		g.mu.Unlock()
+		cancel()
+		calls.Wait()
+	})
+}
+
+// Attempts that hang leave the slots to the others after two seconds, and their
+// tenants do not come back to them.
+func TestSlowTenantsDoNotTakeTheSlotsOfOthers(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		g := newGauge(map[string]time.Duration{"slow": 9 * time.Second, "quick": 100 * time.Millisecond})
+		d := newDeliverer(t, delivery.Options{Sender: g, Slots: 8, SlowSlots: 40})
+		ctx, cancel := context.WithCancel(t.Context())
+		var calls sync.WaitGroup
+		load(ctx, &calls, d, "slow", 32, 1)
+		time.Sleep(time.Millisecond)
+		g.mu.Lock()
+		if g.busyInAll != 8 {
+			t.Errorf("%d attempts at once, want 8", g.busyInAll)
+		}
+		g.mu.Unlock()
+		time.Sleep(7 * time.Second) // four rounds of two seconds
+		g.mu.Lock()
+		if g.busyInAll != 32 {
+			t.Errorf("%d attempts at once after 7 s, want all 32: those that hang have made room", g.busyInAll)
+		}
+		g.mu.Unlock()
+		time.Sleep(time.Minute)
+		load(ctx, &calls, d, "quick", 8, 1)
+		g.reset()
+		time.Sleep(100*time.Second + time.Millisecond)
+		g.mu.Lock()
+		if g.done["quick"] < 7990 {
+			t.Errorf("the quick had %d attempts in 100 s, want 80 a second: 8 slots of their own", g.done["quick"])
+		}
+		if g.most["slow"] > 32 {
+			t.Errorf("%d slow attempts at once", g.most["slow"])
+		}
+		g.mu.Unlock()
+		cancel()
+		calls.Wait()
+	})
+}
+
+func TestSlowAttemptStaysWhereItIsIfTheSlowSlotsAreTaken(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		g := newGauge(map[string]time.Duration{"slow": time.Hour})
+		d := newDeliverer(t, delivery.Options{Sender: g, Slots: 8, SlowSlots: 4})
+		ctx, cancel := context.WithCancel(t.Context())
+		var calls sync.WaitGroup
+		load(ctx, &calls, d, "slow", 100, 1)
+		time.Sleep(time.Minute)
+		g.mu.Lock()
+		if g.mostInAll != 12 {
+			t.Errorf("%d attempts at once, want 12", g.mostInAll)
+		}
+		g.mu.Unlock()
+		cancel()
+		calls.Wait()
+	})
+}
+
+func TestTenantThatIsQuickAgainComesBack(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		g := newGauge(map[string]time.Duration{"a": 9 * time.Second, "slow": time.Hour})
+		d := newDeliverer(t, delivery.Options{Sender: g, Slots: 8, SlowSlots: 4})
+		ctx, cancel := context.WithCancel(t.Context())
+		var calls sync.WaitGroup
+		send := func() time.Duration {
+			began := time.Now()
+			d.DeliverWithinBudget(ctx, named("a0", aHost), parts(1), delivery.DeliverOptions{})
+			return time.Since(began)
+		}
+		send()
+		g.takes["a"] = 0
+		for range 20 {
+			send()
+		}
+		load(ctx, &calls, d, "slow", 4, 1)
+		time.Sleep(time.Minute) // they have all the slow slots
+		if took := send(); took != 0 {
+			t.Errorf("it waited %v for a slot, want none: its last answers were quick", took)
+		}
+		cancel()
+		calls.Wait()
+	})
+}
+
+// Who stops waiting for a slot leaves none behind.
+func TestSlotsAreWholeAfterCallsWereAbandoned(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		g := newGauge(map[string]time.Duration{"a": time.Second, "b": time.Second, "c": 3 * time.Second})
+		d := newDeliverer(t, delivery.Options{Sender: g, Slots: 4, SlowSlots: 4})
+		for range 50 {
+			ctx, cancel := context.WithTimeout(t.Context(), 2500*time.Millisecond)
+			var calls sync.WaitGroup
+			load(ctx, &calls, d, "a", 1, 5)
+			load(ctx, &calls, d, "b", 10, 2)
+			load(ctx, &calls, d, "c", 10, 2)
+			calls.Wait()
+			cancel()
+		}
+		g.reset()
+		ctx, cancel := context.WithCancel(t.Context())
+		var calls sync.WaitGroup
+		load(ctx, &calls, d, "b", 10, 1)
+		time.Sleep(100*time.Second + time.Millisecond)
+		g.mu.Lock()
+		if g.done["b"] < 390 || g.mostInAll != 4 {
+			t.Errorf("%d attempts in 100 s, %d at once, want 4 a second over 4 slots", g.done["b"], g.mostInAll)
+		}
+		g.mu.Unlock()
+		cancel()
+		calls.Wait()
+	})
+}
+
+// What is known of a tenant and its host is forgotten when it was idle, but for
+// what must hold however seldom it gets an event.
+func TestIdleTenantsAreForgotten(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		answer := ok
+		r := &receiver{answer: func(int, []string) segment.Result { return answer }}
+		d := newDeliverer(t, delivery.Options{Sender: r})
+		send := func(id, endpoint string) {
+			d.DeliverWithinBudget(t.Context(), named(id, endpoint), parts(1), delivery.DeliverOptions{})
+		}
+		check := func(tenants, hosts int) {
+			t.Helper()
+			if gotTenants, gotHosts := d.Known(); gotTenants != tenants || gotHosts != hosts {
+				t.Errorf("%d tenants and %d hosts are known, want %d and %d", gotTenants, gotHosts, tenants, hosts)
+			}
+		}
+		for i := range 1000 {
+			send(fmt.Sprint("t", i), fmt.Sprintf("http://h%d.test", i/10))
+		}
+		check(1000, 100)
+		answer = refused
+		send("refusing", aHost)
+		answer = after(throttled, 200*time.Second)
+		send("throttled", aHost)
+		answer = ok
+		time.Sleep(59 * time.Second)
+		send("late", aHost)
+		check(1003, 101)
+		time.Sleep(2 * time.Second)
+		send("t0", "http://h0.test")
+		check(4, 2)
+		time.Sleep(time.Hour)
+		send("t0", "http://h0.test")
+		check(2, 1) // and the one that refuses
+		send("refusing", aHost)
+		time.Sleep(time.Hour)
+		send("t0", "http://h0.test")
+		check(1, 1)
+	})
+}
