@@ -36,13 +36,16 @@ func Comparable(raw []byte, version string) (string, error) {
 	return string(n.appendCanonical(nil)), nil
 }
 
-// DecodeMetadata tells whether a commit's metadata can be read, and of its
-// cursors where they stand.
-func DecodeMetadata(text string) (map[[6]byte]int64, error) {
-	m, err := decodeMetadata(text)
-	from := make(map[[6]byte]int64, len(m.cursors))
-	for t, c := range m.cursors {
-		from[t] = c.from
+// CursorStates are the states of a tenant's events from its cursor on, by the
+// metadata of a commit, and where the cursor stands; ok is false without one.
+func CursorStates(metadata, tenant string, events, passed int) (from int64, states []uint8, ok bool, err error) {
+	m, err := decodeMetadata(metadata)
+	if err != nil {
+		return 0, nil, false, err
 	}
-	return from, err
+	c, ok := m.cursors[tagOf(tenant)]
+	for i := range events {
+		states = append(states, c.state(int64(i), i < passed))
+	}
+	return c.from, states, ok, nil
 }

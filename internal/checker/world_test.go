@@ -24,6 +24,7 @@ type world struct {
 	now  checker.Time
 	ends []int64 // of the partitions
 	seen int64   // applied requests
+	trim bool    // retention has taken all but the last record
 }
 
 // posted is an event in the log.
@@ -207,6 +208,9 @@ func (w *world) close() *checker.History {
 	w.h.Bounds = nil
 	for p, end := range w.ends {
 		w.h.Bounds = append(w.h.Bounds, checker.Bounds{Partition: p, End: end})
+		if w.trim {
+			w.h.Bounds[p].Start = end
+		}
 	}
 	w.h.Final.At = w.now
 	return w.h

@@ -1,0 +1,226 @@
+package checker_test
+
+import (
+	"fmt"
+	"testing"
+	"time"
+
+	"refinersource/internal/checker"
+	"refinersource/internal/lane"
+)
+
+// What the promise allows for must not be reported, and must be counted under
+// its cause.
+func TestWhatThePromiseAllowsForIsNoBreach(t *testing.T) {
+	t.Parallel()
+	for _, c := range []struct {
+		name  string
+		of    func(testing.TB) *world
+		do    func(w *world)
+		o     checker.Options
+		count func(r *checker.Report) int
+		want  int
+	}{
+		{"an answer of 500 after it was applied", calm, func(w *world) {
+			e := w.event("acme", "u7", "e", 1)
+			w.request(e.tenant, answer{status: 500, applied: true}, e.calls[0])
+			w.deliver(e)
+		}, checker.Options{}, func(r *checker.Report) int { return r.Repeats.Unknown }, 1},
+		{"an answer that took too long", calm, func(w *world) {
+			e := w.event("acme", "u7", "e", 1)
+			r := w.request(e.tenant, taken, e.calls[0])
+			r.Answered += 9 * second
+			w.pass(9 * second)
+			w.deliver(e)
+		}, checker.Options{}, func(r *checker.Report) int { return r.Repeats.Unknown }, 1},
+		{"an answer that the network lost", calm, func(w *world) {
+			e := w.event("acme", "u7", "e", 1)
+			w.h.Faults = append(w.h.Faults, checker.Fault{At: w.now, Until: w.now + second, Fault: "F26", Tenants: []string{"acme"}})
+			w.request(e.tenant, taken, e.calls[0])
+			w.deliver(e)
+		}, checker.Options{}, func(r *checker.Report) int { return r.Repeats.Unknown }, 1},
+		{"a whole batch in doubt", calm, func(w *world) {
+			e := w.event("bolt", "u7", "e", 1)
+			w.request(e.tenant, answer{applied: true}, e.calls...)
+			w.deliver(e)
+		}, checker.Options{}, func(r *checker.Report) int { return r.Repeats.Unknown + r.Repeats.Continued }, 2},
+		{"a request that came in after the next attempt", calm, func(w *world) {
+			e := w.event("acme", "u7", "e", 1)
+			begun := w.pass(millisecond)
+			w.deliver(e)
+			w.request(e.tenant, answer{status: 200, applied: true}, e.calls[0]).Begun = begun
+		}, checker.Options{}, func(r *checker.Report) int { return r.Repeats.Late }, 1},
+		{"what a frozen worker had under way", calm, func(w *world) {
+			a, b := w.event("acme", "u7", "a", 1), w.event("acme", "u7", "b", 2)
+			w.h.Faults = append(w.h.Faults, checker.Fault{At: w.now, Until: w.now + 40*second, Fault: "F5", Target: "worker-2"})
+			w.deliver(a)
+			w.deliver(b)
+			w.pass(41 * second)
+			w.request(a.tenant, taken, a.calls[1]).Worker = "worker-2"
+		}, checker.Options{}, func(r *checker.Report) int { return r.Repeats.Late }, 1},
+		{"an unclean end, from the cursor", outage, func(w *world) {
+			var waiting []posted
+			for i := range 3 {
+				waiting = append(waiting, w.event("dove", "u1", fmt.Sprintf("w-%d", i), i))
+			}
+			w.deliver(waiting[:2]...)
+			p := waiting[0].partition
+			w.commit(p, w.ends[p], lane.Cursor{
+				Tag: lane.TagOf("dove"), From: lane.Offset(waiting[0].offset), Runs: []lane.Run{{Events: 1, State: lane.Done}},
+			})
+			w.h.Faults = append(w.h.Faults, checker.Fault{At: w.now, Fault: "F1"})
+			w.pass(second)
+			w.deliver(waiting[1:]...)
+			w.commitAll()
+		}, checker.Options{}, func(r *checker.Report) int { return r.Repeats.Takeover + r.Repeats.Continued }, 2},
+		{"an operator's replay", calm, func(w *world) {
+			e := w.event("acme", "u7", "e", 1)
+			w.deliver(e)
+			w.commitAll()
+			w.h.Faults = append(w.h.Faults, checker.Fault{At: w.now, Fault: "replay", Effects: []checker.Effect{checker.Rewind}, Tenants: []string{"acme"}})
+			w.deliver(e)
+			w.commit(0, 0)
+			w.commit(0, w.ends[0])
+		}, checker.Options{}, func(r *checker.Report) int { return r.Repeats.Replayed + r.Repeats.Continued }, 2},
+		{"a copy far behind", calm, func(w *world) {
+			e := w.event("acme", "u7", "e", 1)
+			body := w.h.Log[len(w.h.Log)-1].Value
+			w.deliver(e)
+			w.ends[e.partition] += 1000
+			w.post("acme", "survey-event", "u7", body)
+			w.deliver(e)
+		}, checker.Options{}, func(r *checker.Report) int { return r.Repeats.Copies }, 2},
+		{"a tenant that still fails, held by its cursor", calm, func(w *world) {
+			e := w.event("dove", "u1", "e", 1)
+			w.commit(e.partition, w.ends[e.partition], lane.Cursor{Tag: lane.TagOf("dove"), From: lane.Offset(e.offset)})
+			w.h.Final.Failing = []string{"dove"}
+		}, checker.Options{}, func(r *checker.Report) int { return r.Ended.Waiting }, 1},
+		{"a tenant that still fails, and nothing has passed it", calm, func(w *world) {
+			w.event("dove", "u1", "e", 1)
+			w.h.Final.Failing = []string{"dove"}
+		}, checker.Options{}, func(r *checker.Report) int { return r.Ended.Waiting }, 1},
+		{"poison with evidence", calm, func(w *world) {
+			e := w.event("dove", "u7", "e", 1)
+			w.request(e.tenant, answer{}, e.calls[0])
+			w.deliver(w.event("dove", "u8", "f", 1))
+			w.request(e.tenant, answer{status: 500}, e.calls[0])
+			w.letter(e, "poison", 500)
+			w.deliver(w.event("dove", "u7", "g", 1))
+			w.commitAll()
+		}, checker.Options{}, func(r *checker.Report) int { return r.Ended.Dead }, 4},
+		{"refused for its size", calm, func(w *world) {
+			e := w.event("dove", "u7", "e", 1)
+			w.request(e.tenant, answer{status: 413}, e.calls[0])
+			w.letter(e, "too_large", 413)
+		}, checker.Options{}, func(r *checker.Report) int { return r.Ended.Dead }, 4},
+		{"refused with a 200 that says so", calm, func(w *world) {
+			e := w.event("dove", "u7", "e", 1)
+			w.request(e.tenant, answer{status: 200}, e.calls[0])
+			w.letter(e, "rejected", 200)
+		}, checker.Options{}, func(r *checker.Report) int { return r.Ended.Dead }, 4},
+		{"outlived by the log", calm, func(w *world) {
+			e := w.event("dove", "u7", "e", 1)
+			w.h.Faults = append(w.h.Faults, checker.Fault{At: w.now, Fault: "F38"})
+			w.letter(e, "expired", 0)
+		}, checker.Options{}, func(r *checker.Report) int { return r.Ended.Dead }, 4},
+		{"a replaced key, within its grace", calm, func(w *world) {
+			t := w.tenant("acme")
+			t.WriteKeys = []checker.WriteKey{{Key: "new", From: w.now}, {Key: "key-acme", Until: w.now}}
+			w.pass(9 * second)
+			w.request(t, answer{status: 401}, w.h.Received[0].Calls...).WriteKey = "key-acme"
+		}, checker.Options{}, func(r *checker.Report) int { return r.Requests }, 34},
+		{"another worker does not know of the Retry-After", outage, func(w *world) {
+			e := w.event("dove", "u7", "e", 1)
+			w.request(e.tenant, answer{status: 429, after: "9"}, e.calls[0])
+			w.h.Faults = append(w.h.Faults, checker.Fault{At: w.now, Fault: "F3"})
+			w.pass(second)
+			w.deliver(e)
+		}, checker.Options{}, func(r *checker.Report) int { return r.Ended.Dead }, 3},
+		{"what Retry-After cannot mean", outage, func(w *world) {
+			e := w.event("dove", "u7", "e", 1)
+			for _, after := range []string{"-1", "0", "soon", "Mon, 01 Jan 2001 00:00:00 GMT"} {
+				w.request(e.tenant, answer{status: 429, after: after}, e.calls[0])
+			}
+			w.request(e.tenant, answer{status: 429, after: "1000000000"}, e.calls[0])
+			w.pass(300 * second)
+			w.deliver(e)
+		}, checker.Options{}, func(r *checker.Report) int { return r.Ended.Dead }, 3},
+		{"few probes", outage, func(w *world) {
+			e := w.event("dove", "u7", "e", 1)
+			for range 20 {
+				w.request(e.tenant, answer{status: 401}, e.calls[0])
+				w.pass(20 * second)
+			}
+			w.deliver(e)
+		}, checker.Options{ProbeMax: 4}, func(r *checker.Report) int { return r.Ended.Dead }, 3},
+		{"an event that retention took", calm, func(w *world) {
+			w.event("dove", "u7", "e", 1)
+			w.h.Faults = append(w.h.Faults, checker.Fault{At: w.now, Fault: "F38"})
+			w.trim = true
+		}, checker.Options{}, func(r *checker.Report) int { return r.Trimmed }, 1},
+		{"nobody knows the answer", calm, func(w *world) {
+			w.h.Sent = append(w.h.Sent, checker.Sent{At: w.now, Tenant: "acme", Body: []byte("x")})
+		}, checker.Options{}, func(r *checker.Report) int { return r.Unanswered }, 1},
+		{"a library of the right version", calm, func(w *world) {
+			phantom(`"name":"refiner-source"`, `"name":"refiner-source","version":"2"`)(w)
+		}, checker.Options{}, func(r *checker.Report) int { return r.Ended.Dead }, 3},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			t.Parallel()
+			w := c.of(t)
+			c.do(w)
+			r := checker.Check(w.close(), c.o)
+			if got := c.count(&r); !r.OK() || got != c.want {
+				t.Errorf("counted %d, want %d:\n%s", got, c.want, report(r))
+			}
+		})
+	}
+}
+
+// One frozen worker has at most one request of a lane under way.
+func TestFrozenWorkerSendsOneRequestOfALane(t *testing.T) {
+	t.Parallel()
+	w := calm(t)
+	e := w.event("acme", "u7", "a", 1)
+	w.deliver(e, w.event("acme", "u7", "b", 2))
+	w.commitAll()
+	w.h.Faults = append(w.h.Faults, checker.Fault{At: w.now, Until: w.now + 40*second, Fault: "F5", Target: "worker-2"})
+	w.pass(41 * second)
+	w.request(e.tenant, taken, e.calls[0]).Worker = "worker-2"
+	w.request(e.tenant, taken, e.calls[1]).Worker = "worker-2"
+	r := checker.Check(w.close(), checker.Options{})
+	if r.Counts[checker.Order] != 1 || len(r.Counts) != 1 {
+		t.Error(report(r))
+	}
+}
+
+// A worker that takes over may send again what the commit had no room for.
+func TestCommitWithoutRoomExplainsARepeat(t *testing.T) {
+	t.Parallel()
+	w := calm(t)
+	e := w.event("dove", "u1", "e", 1)
+	w.deliver(e)
+	cursors := []lane.Cursor{{Tag: lane.TagOf("dove"), From: lane.Offset(e.offset), Runs: runs(3000)}}
+	m := lane.Metadata{Partitions: partitions, Cursors: cursors}
+	text, complete, err := m.Encode()
+	if err != nil || complete {
+		t.Fatalf("complete %v, %v", complete, err)
+	}
+	w.h.Commits = append(w.h.Commits, checker.Commit{At: w.now, Partition: e.partition, Offset: w.ends[e.partition], Metadata: text})
+	w.h.Faults = append(w.h.Faults, checker.Fault{At: w.now, Fault: "F3"})
+	w.pass(time.Second.Nanoseconds())
+	w.deliver(e)
+	r := checker.Check(w.close(), checker.Options{})
+	// The runs themselves are about events that are not there.
+	if r.Repeats.Forgotten != 1 || r.Repeats.Continued != 1 || r.Repeats.Uncaused != 0 {
+		t.Error(report(r))
+	}
+}
+
+func runs(n int) []lane.Run {
+	all := make([]lane.Run, n)
+	for i := range all {
+		all[i] = lane.Run{Events: 1 << 20, State: lane.RunState(i % 2)}
+	}
+	return all
+}

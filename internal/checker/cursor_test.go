@@ -1,0 +1,113 @@
+package checker_test
+
+import (
+	"encoding/base64"
+	"encoding/binary"
+	"hash/crc32"
+	"slices"
+	"testing"
+
+	"pgregory.net/rapid"
+
+	"refinersource/internal/checker"
+	"refinersource/internal/lane"
+)
+
+// The decoder was written from the document alone; that it reads what the
+// service writes shows that the document says all.
+func TestMetadataIsReadAsTheServiceWritesIt(t *testing.T) {
+	t.Parallel()
+	rapid.Check(t, func(t *rapid.T) {
+		m := lane.Metadata{Partitions: rapid.IntRange(1, 100).Draw(t, "partitions"), Owner: lane.Owner(rapid.IntRange(0, 2).Draw(t, "owner"))}
+		names := rapid.SliceOfNDistinct(rapid.StringMatching("[a-z]{1,8}"), 0, 12, func(s string) string { return s }).Draw(t, "names")
+		for _, name := range names {
+			c := lane.Cursor{Tag: lane.TagOf(name), From: lane.Offset(rapid.Int64Range(0, 1<<40).Draw(t, "from")), Live: rapid.Bool().Draw(t, "live")}
+			for range rapid.IntRange(0, 4).Draw(t, "runs") {
+				c.Runs = append(c.Runs, lane.Run{Events: rapid.IntRange(1, 9).Draw(t, "events"), State: lane.RunState(rapid.IntRange(0, 3).Draw(t, "state"))})
+			}
+			if len(c.Runs) == 0 {
+				c.Live = false // says nothing that is kept
+			}
+			m.Cursors = append(m.Cursors, c)
+		}
+		text, complete, err := m.Encode()
+		if err != nil || !complete {
+			t.Fatalf("complete %v, %v", complete, err)
+		}
+		const events, passed = 50, 45
+		for _, c := range m.Cursors {
+			var want []uint8
+			for _, r := range c.Runs {
+				for range r.Events {
+					want = append(want, uint8(r.State))
+				}
+			}
+			for len(want) < events {
+				state := uint8(lane.Pending)
+				if c.Live && len(want) < passed {
+					state = uint8(lane.Done)
+				}
+				want = append(want, state)
+			}
+			name := names[slices.IndexFunc(m.Cursors, func(o lane.Cursor) bool { return o.Tag == c.Tag })]
+			from, got, ok, err := checker.CursorStates(text, name, events, passed)
+			if err != nil || !ok || from != int64(c.From) || !slices.Equal(got, want) {
+				t.Fatalf("%s: from %d, ok %v, %v, states %v, want from %d, %v", name, from, ok, err, got, c.From, want)
+			}
+		}
+	})
+}
+
+func TestChangedMetadataIsRefused(t *testing.T) {
+	t.Parallel()
+	m := lane.Metadata{Partitions: 12, Cursors: []lane.Cursor{
+		{Tag: lane.TagOf("acme"), From: 1000, Runs: []lane.Run{{Events: 3, State: lane.Pending}, {Events: 1, State: lane.Done}}},
+		{Tag: lane.TagOf("bolt"), From: 2000, Cause: lane.CauseThrottled},
+	}}
+	text, _, err := m.Encode()
+	if err != nil {
+		t.Fatal(err)
+	}
+	read := func(text string) error {
+		_, _, _, err := checker.CursorStates(text, "acme", 1, 1)
+		return err
+	}
+	if err := read(text); err != nil {
+		t.Fatal(err)
+	}
+	for i := range text {
+		changed := []byte(text)
+		changed[i] ^= 1
+		if read(string(changed)) == nil {
+			t.Errorf("a changed character %d is read", i)
+		}
+		if i > 0 && read(text[:i]) == nil {
+			t.Errorf("a text cut off at %d is read", i)
+		}
+	}
+	// Payloads with a good checksum that are not in the one form.
+	for name, payload := range map[string][]byte{
+		"nothing":                    {},
+		"an unknown flag":            {0x10, 1, 0},
+		"an unknown owner":           {3, 1, 0},
+		"bytes left over":            {0, 1, 0, 0},
+		"a number in a longer form":  {0, 0x81, 0, 0},
+		"a cursor that is cut off":   {0, 1, 1, 1, 2, 3},
+		"a tag twice":                {0, 1, 2, 1, 2, 3, 4, 5, 6, 4, 1, 2, 3, 4, 5, 6, 4},
+		"live without runs":          {0, 1, 1, 1, 2, 3, 4, 5, 6, 1},
+		"a run of nothing":           {0, 1, 1, 1, 2, 3, 4, 5, 6, 2, 2},
+		"neighbours of one state":    {0, 1, 1, 1, 2, 3, 4, 5, 6, 2, 1<<3 | 2 | 1, 1<<3 | 2},
+		"pending at the end":         {0, 1, 1, 1, 2, 3, 4, 5, 6, 2, 1 << 3},
+		"an unknown cause":           {4, 1, 1, 1, 2, 3, 4, 5, 6, 0, 0, 15},
+		"more cursors than can fit":  {0, 1, 0xff, 0x7f},
+		"more partitions than there": {0, 0xff, 0xff, 0xff, 0xff, 0x0f, 0},
+	} {
+		sum := binary.BigEndian.AppendUint32(nil, crc32.Checksum(payload, crc32.MakeTable(crc32.Castagnoli)))
+		if read("r1."+base64.RawURLEncoding.EncodeToString(append(payload, sum...))) == nil {
+			t.Errorf("%s is read", name)
+		}
+	}
+	if _, _, ok, err := checker.CursorStates("", "acme", 1, 1); ok || err != nil {
+		t.Errorf("no metadata is read as a cursor %v, %v", ok, err)
+	}
+}
