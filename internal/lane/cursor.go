@@ -56,8 +56,8 @@ type Cursor struct {
 	// without is kept as not Live, so that nothing is lost.
 	Live bool
 	Runs []Run // over the lane's events, from the one at From on
-	// Since is when it began to wait, to the second; zero, or before 1970, if that is
-	// not known.
+	// Since is when it began to wait, to the second; zero if that is not known. A time
+	// before 1970 is not known either.
 	Since time.Time
 	Cause Cause // why it waits
 }
