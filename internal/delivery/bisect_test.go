@@ -384,7 +384,7 @@ func TestPartThatFailsAlone(t *testing.T) {
 			t.Parallel()
 			synctest.Test(t, func(t *testing.T) {
 				r := &receiver{}
-				r.answer = func(request int, ids []string) segment.Result {
+				r.answer = func(_ int, ids []string) segment.Result {
 					if ids[0] == "x" {
 						return ok
 					}
@@ -418,35 +418,51 @@ func TestWhatABisectionMeetsOnItsWay(t *testing.T) {
 	}{
 		"refused, then throttled": {
 			[]segment.Result{refused, ok, after(throttled, 9*s)},
-			[]delivery.Outcome{a, a, f, f}, delivery.Verdict{Cause: delivery.Throttled, RetryAfter: 9 * s}, []time.Duration{0, 0, 0},
+			[]delivery.Outcome{a, a, f, f},
+			delivery.Verdict{Cause: delivery.Throttled, RetryAfter: 9 * s},
+			[]time.Duration{0, 0, 0},
 		},
 		"refused, then throttled for a while": {
 			[]segment.Result{refused, ok, after(throttled, 4*s)},
-			[]delivery.Outcome{a, a, a, a}, delivery.Verdict{}, []time.Duration{0, 0, 0, 4 * s},
+			[]delivery.Outcome{a, a, a, a},
+			delivery.Verdict{},
+			[]time.Duration{0, 0, 0, 4 * s},
 		},
 		"refused, then a wrong key": {
 			[]segment.Result{refused, ok, forbidden, forbidden},
-			[]delivery.Outcome{a, a, f, f}, delivery.Verdict{Cause: delivery.Misconfigured}, []time.Duration{0, 0, 0, s / 2},
+			[]delivery.Outcome{a, a, f, f},
+			delivery.Verdict{Cause: delivery.Misconfigured},
+			[]time.Duration{0, 0, 0, s / 2},
 		},
 		"refused, then down": {
 			[]segment.Result{refused, ok, down, down, down, down},
-			[]delivery.Outcome{a, a, f, f}, delivery.Verdict{}, []time.Duration{0, 0, 0, s / 2, 3 * s / 2, 3 * s / 2},
+			[]delivery.Outcome{a, a, f, f},
+			delivery.Verdict{},
+			[]time.Duration{0, 0, 0, s / 2, 3 * s / 2, 3 * s / 2},
 		},
 		"down, then a half refused": {
 			[]segment.Result{down, down, ok, refused, refused, ok},
-			[]delivery.Outcome{a, a, j, a}, delivery.Verdict{}, []time.Duration{0, s / 2, 3 * s / 2, 3 * s / 2, 3 * s / 2, 3 * s / 2},
+			[]delivery.Outcome{a, a, j, a},
+			delivery.Verdict{},
+			[]time.Duration{0, s / 2, 3 * s / 2, 3 * s / 2, 3 * s / 2, 3 * s / 2},
 		},
 		"down, then throttled": {
 			[]segment.Result{down, down, ok, after(throttled, 9*s)},
-			[]delivery.Outcome{a, a, f, f}, delivery.Verdict{Cause: delivery.Throttled, RetryAfter: 9 * s}, []time.Duration{0, s / 2, 3 * s / 2, 3 * s / 2},
+			[]delivery.Outcome{a, a, f, f},
+			delivery.Verdict{Cause: delivery.Throttled, RetryAfter: 9 * s},
+			[]time.Duration{0, s / 2, 3 * s / 2, 3 * s / 2},
 		},
 		"down for a while": {
 			[]segment.Result{down, down, after(down, 3*s), ok, ok, ok},
-			[]delivery.Outcome{a, a, a, a}, delivery.Verdict{}, []time.Duration{0, s / 2, 3 * s / 2, 9 * s / 2, 9 * s / 2, 9 * s / 2},
+			[]delivery.Outcome{a, a, a, a},
+			delivery.Verdict{},
+			[]time.Duration{0, s / 2, 3 * s / 2, 9 * s / 2, 9 * s / 2, 9 * s / 2},
 		},
 		"down for longer": {
 			[]segment.Result{down, down, after(down, 6*s)},
-			[]delivery.Outcome{f, f, f, f}, delivery.Verdict{Cause: delivery.Unavailable, RetryAfter: 6 * s}, []time.Duration{0, s / 2, 3 * s / 2},
+			[]delivery.Outcome{f, f, f, f},
+			delivery.Verdict{Cause: delivery.Unavailable, RetryAfter: 6 * s},
+			[]time.Duration{0, s / 2, 3 * s / 2},
 		},
 	} {
 		t.Run(name, func(t *testing.T) {

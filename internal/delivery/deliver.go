@@ -204,7 +204,8 @@ func (c *call) conclude() {
 
 func (c *call) settle(parts []int, o Outcome) {
 	for _, i := range parts {
-		c.reports[i].Outcome, c.reports[i].Unknown = o, false
+		c.reports[i].Outcome = o
+		c.reports[i].Unknown = c.reports[i].Unknown && o != Accepted
 	}
 }
 
