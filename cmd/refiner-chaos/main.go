@@ -31,7 +31,7 @@ func execute() int {
 		SilenceUsage: true, SilenceErrors: true, Example: "  go run ./cmd/refiner-chaos run --seed 1 --duration 2m --events 20000 --dir /tmp/chaos-1",
 	}
 	root.CompletionOptions.DisableDefaultCmd = true
-	root.AddCommand(newRun(), newShort(), newCheck())
+	root.AddCommand(newRun(), newShort(), newCheck(), newMutants())
 	switch err := root.ExecuteContext(ctx); {
 	case err == nil:
 		return 0
@@ -100,7 +100,9 @@ func makeRun(cmd *cobra.Command, o chaos.Options) error {
 	if err != nil {
 		return err
 	}
-	report.Write(cmd.OutOrStdout())
+	if err := report.Write(cmd.OutOrStdout()); err != nil {
+		return err
+	}
 	if report.Failed() {
 		return errFound
 	}
@@ -146,11 +148,58 @@ func newCheck() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			report.Write(cmd.OutOrStdout())
+			if err := report.Write(cmd.OutOrStdout()); err != nil {
+				return err
+			}
 			if chaos.Violations(report) > 0 {
 				return errFound
 			}
 			return nil
 		},
 	}
+}
+
+func newMutants() *cobra.Command {
+	var o chaos.Options
+	var only []string
+	var list bool
+	cmd := &cobra.Command{
+		Use: "mutants", Short: "Build the service with mistakes, and demand that each is caught", Args: cobra.NoArgs,
+		Example: "  refiner-chaos mutants\n  refiner-chaos mutants --only commit-one-too-far",
+	}
+	f := cmd.Flags()
+	f.StringSliceVar(&only, "only", nil, "names of mutants")
+	f.BoolVar(&list, "list", false, "print the mutants, and try none")
+	f.StringVar(&o.Binary, "binary", "", "the service as it is, built; without it, it is built")
+	f.StringVar(&o.Dir, "dir", "", "for the histories and the logs; without it a new one under the system's")
+	f.StringVar(&o.Root, "root", "", "of the module; without it the one around the working directory")
+	f.DurationVar(&o.Session, "session", 12*time.Second, "of the consumer group, where the worker has a flag for it")
+	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
+		out := cmd.OutOrStdout()
+		if list {
+			for _, m := range chaos.Mutants() {
+				if _, err := fmt.Fprintf(out, "%-34s %-10s %v: %s\n", m.Name, m.Scenario, m.Rules, m.Why); err != nil {
+					return err
+				}
+			}
+			return nil
+		}
+		if err := locate(&o); err != nil {
+			return err
+		}
+		verdicts, err := chaos.RunMutants(cmd.Context(), chaos.MutantsOptions{
+			Root: o.Root, Dir: o.Dir, Binary: o.Binary, Only: only, Session: o.Session,
+			Progress: func(s string) { _, _ = fmt.Fprintln(out, s) },
+		})
+		if err != nil {
+			return err
+		}
+		for _, v := range verdicts {
+			if !v.OK {
+				return errFound
+			}
+		}
+		return nil
+	}
+	return cmd
 }

@@ -12,6 +12,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kgo"
 	"github.com/twmb/franz-go/pkg/kmsg"
 	"golang.org/x/sync/errgroup"
@@ -266,6 +267,25 @@ func (c *Cluster) leaders(ctx context.Context, topic string) (map[int]int, int, 
 		}
 	}
 	return leads, behind, nil
+}
+
+// configure sets a setting of a topic.
+func (c *Cluster) configure(ctx context.Context, topic, name, value string) error {
+	q := kmsg.NewPtrIncrementalAlterConfigsRequest()
+	res := kmsg.NewIncrementalAlterConfigsRequestResource()
+	res.ResourceType, res.ResourceName = kmsg.ConfigResourceTypeTopic, topic
+	config := kmsg.NewIncrementalAlterConfigsRequestResourceConfig()
+	config.Name, config.Value = name, &value
+	res.Configs = append(res.Configs, config)
+	q.Resources = append(q.Resources, res)
+	r, err := q.RequestWith(ctx, c.Admin)
+	if err == nil && len(r.Resources) > 0 {
+		err = kerr.ErrorForCode(r.Resources[0].ErrorCode)
+	}
+	if err != nil {
+		return fmt.Errorf("set %s of %s: %w", name, topic, err)
+	}
+	return nil
 }
 
 // coordinator returns the broker that coordinates a group.

@@ -144,6 +144,8 @@ func (j *injector) strike(ctx context.Context, in Injection, f *checker.Fault) e
 		return j.rawRecords(ctx, r)
 	case "F33":
 		return j.rotate(ctx, in)
+	case "F37":
+		return j.refuseLetters(ctx, in)
 	case "F52":
 		j.load.hotUser.Store(true)
 		pause(ctx, in.For)
@@ -415,7 +417,9 @@ func (j *injector) storm(ctx context.Context, in Injection, r *rand.Rand) error 
 func (j *injector) rawRecords(ctx context.Context, r *rand.Rand) error {
 	header := func(tenant, source string) []kgo.RecordHeader {
 		return []kgo.RecordHeader{
-			{Key: "tenant", Value: []byte(tenant)}, {Key: "source", Value: []byte(source)}, {Key: "event-id", Value: []byte("raw-" + strconv.Itoa(r.IntN(1<<30)))},
+			{Key: "tenant", Value: []byte(tenant)},
+			{Key: "source", Value: []byte(source)},
+			{Key: "event-id", Value: []byte("raw-" + strconv.Itoa(r.IntN(1<<30)))},
 			{Key: "received-at", Value: time.Now().UTC().AppendFormat(nil, time.RFC3339Nano)},
 		}
 	}
@@ -448,6 +452,16 @@ func (j *injector) rawRecords(ctx context.Context, r *rand.Rand) error {
 		return fmt.Errorf("produce raw records: %w", err)
 	}
 	return nil
+}
+
+// refuseLetters makes the topic of dead letters take none for a while.
+func (j *injector) refuseLetters(ctx context.Context, in Injection) error {
+	brokers := len(j.cluster.Brokers)
+	if err := j.cluster.configure(ctx, j.dead(), "min.insync.replicas", strconv.Itoa(brokers+1)); err != nil {
+		return err
+	}
+	pause(ctx, in.For)
+	return j.cluster.configure(ctx, j.dead(), "min.insync.replicas", strconv.Itoa(min(2, brokers)))
 }
 
 // history is what was done, in the order in which it began.

@@ -20,6 +20,7 @@ type LoadOptions struct {
 	Senders                int
 	Tenants, Active, Users int
 	Seed                   uint64
+	NoCopies               bool // no event is posted again once it was accepted
 }
 
 // Load posts events as senders do: each user's one after another, the next only
@@ -84,13 +85,16 @@ func (l *Load) sender(ctx context.Context, s, events int, begun time.Time) {
 		g := stream.next(special, l.hotUser.Load())
 		l.Events.Add(1)
 		patience := 40
-		if i%97 == 96 {
+		if i%97 == 96 && !l.o.NoCopies { // what is given up may stand in the log
 			patience = 1
 		}
 		if l.post(ctx, g, patience) {
 			l.Accepted.Add(1)
 		} else {
 			l.GivenUp.Add(1)
+		}
+		if l.o.NoCopies {
+			continue
 		}
 		switch i % 100 {
 		case 33:

@@ -2,6 +2,7 @@ package chaos
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"math/rand/v2"
@@ -202,7 +203,7 @@ func (c *pair) pipe(from, to net.Conn, side func(Toxics) Toxic) {
 				}
 			}
 			if err != nil {
-				if err != io.EOF {
+				if !errors.Is(err, io.EOF) {
 					c.abort()
 				}
 				return

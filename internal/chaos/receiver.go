@@ -29,6 +29,8 @@ type Receiver struct {
 	servers []*http.Server
 	addrs   []string
 
+	lenient bool // it takes any key; set before the first request
+
 	mu      sync.Mutex
 	rand    *rand.Rand
 	modes   map[string]*treatment // by tenant
@@ -187,7 +189,7 @@ func (r *Receiver) decide(ctx context.Context, tenant string, body []byte, note 
 		}
 		switch {
 		case !answer.Apply:
-		case !valid:
+		case !valid && !r.lenient:
 			*answer = refuse(http.StatusUnauthorized)
 		case bad400:
 			*answer = refuse(http.StatusBadRequest)
@@ -248,9 +250,7 @@ func respond(w http.ResponseWriter, q *http.Request, note *checker.Request, a *A
 	note.Answered = time.Now().UnixNano()
 	if a.End == Whole {
 		note.Status = a.Status
-		for name, values := range a.Header {
-			w.Header()[name] = values
-		}
+		maps.Copy(w.Header(), a.Header)
 		w.WriteHeader(a.Status)
 		_, err := io.WriteString(w, a.Body)
 		err = errors.Join(err, http.NewResponseController(w).Flush())

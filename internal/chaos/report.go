@@ -2,6 +2,7 @@ package chaos
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"maps"
@@ -111,8 +112,7 @@ func (r *Report) write(dir string) error {
 	if err != nil {
 		return fmt.Errorf("write the report: %w", err)
 	}
-	r.Write(f)
-	if err := f.Close(); err != nil {
+	if err := errors.Join(r.Write(f), f.Close()); err != nil {
 		return fmt.Errorf("write the report: %w", err)
 	}
 	return nil
@@ -131,8 +131,12 @@ func Violations(c checker.Report) int {
 }
 
 // Write writes the report for people.
-func (r *Report) Write(w io.Writer) {
-	line := func(format string, args ...any) { _, _ = fmt.Fprintf(w, format+"\n", args...) }
+func (r *Report) Write(w io.Writer) error {
+	var errs []error
+	line := func(format string, args ...any) {
+		_, err := fmt.Fprintf(w, format+"\n", args...)
+		errs = append(errs, err)
+	}
 	line("seed %d: %d events posted in %v (%.0f/s), %d accepted, %d given up; %d POSTs, %d of them unanswered",
 		r.Seed, r.Events, r.Load.Round(time.Second), float64(r.Events)/r.Load.Seconds(), r.Accepted, r.GivenUp, r.Posts, r.Maybe)
 	line("%d records, %d dead letters; %d requests, %d calls accepted; answers %s", r.Records, r.Letters, r.Requests, r.Calls, counted(r.Statuses))
@@ -142,7 +146,7 @@ func (r *Report) Write(w io.Writer) {
 	for _, p := range r.Problems {
 		line("PROBLEM: %s", p)
 	}
-	r.Check.Write(w)
+	return errors.Join(append(errs, r.Check.Write(w))...)
 }
 
 func counted[K int | string](m map[K]int) string {

@@ -47,6 +47,10 @@ type Options struct {
 	Drain   time.Duration // how long the end may take
 	// Progress is told what happens; nil drops it.
 	Progress func(string)
+
+	plan     []Injection // in place of a schedule
+	lenient  bool        // the receiver takes any key
+	noCopies bool        // no event is posted twice on purpose
 }
 
 func (o Options) withDefaults() Options {
@@ -224,6 +228,7 @@ func (r *run) setUp(ctx context.Context, procs *supervisor, free *ports, cluster
 	if r.receiver, err = newReceiver(ctx, r.fleet, o.Workers, o.Seed, r.received); err != nil {
 		return err
 	}
+	r.receiver.lenient = o.lenient
 	for i, addr := range r.receiver.addrs {
 		sink, err := listenProxy(free, addr)
 		if err != nil {
@@ -247,6 +252,9 @@ func (r *run) setUp(ctx context.Context, procs *supervisor, free *ports, cluster
 	}); err != nil {
 		return err
 	}
+	if o.plan != nil {
+		r.planned = o.plan
+	}
 	if err := errors.Join(r.fleet.write(), r.takeSession(ctx, o.Session), r.ensureTopics(ctx, o.Partitions), r.startIngress()); err != nil {
 		return err
 	}
@@ -262,7 +270,7 @@ func (r *run) setUp(ctx context.Context, procs *supervisor, free *ports, cluster
 func (r *run) strain(ctx context.Context) error {
 	o := r.o
 	r.load = newLoad(LoadOptions{
-		Events: o.Events, Over: o.Duration, Senders: o.Senders, Tenants: o.Tenants, Active: o.Active, Users: o.Users, Seed: o.Seed,
+		Events: o.Events, Over: o.Duration, Senders: o.Senders, Tenants: o.Tenants, Active: o.Active, Users: o.Users, Seed: o.Seed, NoCopies: o.noCopies,
 	}, r.listen, r.fleet, r.sent)
 	begun := time.Now()
 	r.injector = &injector{installation: r.installation, receiver: r.receiver, load: r.load, begun: begun}

@@ -71,6 +71,7 @@ var tracks = map[string][]kind{
 		{fault: "F31", mode: "400", least: 0, most: time.Second},
 		{fault: "F31", mode: "500", least: 0, most: time.Second},
 		{fault: "F36", least: 0, most: time.Second},
+		{fault: "F37", least: 10 * time.Second, most: 20 * time.Second},
 		{fault: "F52", least: 10 * time.Second, most: 20 * time.Second},
 		{fault: "F24", least: 10 * time.Second, most: 25 * time.Second},
 	},

@@ -1,0 +1,33 @@
+package chaos
+
+// What tests of this package see of its inside.
+var (
+	WriteOverlay = writeOverlay
+	CursorsIn    = cursorsIn
+)
+
+// GeneratedEvent is an event of a stream.
+type GeneratedEvent struct {
+	Tenant, Source, ID string
+	Body               []byte
+}
+
+// Generate makes the first n events of a sender.
+func Generate(seed uint64, sender, senders, n int, special string) []GeneratedEvent {
+	s := newStream(seed, sender, senders, 50, 10, 5)
+	var all []GeneratedEvent
+	for range n {
+		g := s.next(special, false)
+		all = append(all, GeneratedEvent{g.tenant, g.source, g.id, g.body})
+	}
+	return all
+}
+
+// Scenarios are the names of all scenarios.
+func Scenarios() []string {
+	var all []string
+	for name := range scenarios {
+		all = append(all, name)
+	}
+	return all
+}
