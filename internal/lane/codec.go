@@ -169,8 +169,8 @@ func trimmed(runs []Run, live bool) []Run {
 }
 
 // fit makes the runs take at most room bytes, and returns how many they take and
-// whether they are all there. It keeps the shortest, and of the first that does not
-// fit the beginning. A cursor that loses runs is no longer live: behind those that
+// whether they are all there. It keeps the shortest, and of those that do not fit
+// the beginning. A cursor that loses runs is no longer live: behind those that
 // are left everything is pending.
 func fit(entries []entry, room int) (size int, whole bool) {
 	for i := range entries {
@@ -196,7 +196,6 @@ func fit(entries []entry, room int) (size int, whole bool) {
 		}
 		e.runs, e.live = trimmed(e.runs[:kept], false), false
 		size += sizeOf(e.runs)
-		room = size // the others are longer still
 	}
 	return size, false
 }
