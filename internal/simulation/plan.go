@@ -131,6 +131,11 @@ func newPlan(o Options) *plan {
 	if o.Only != nil {
 		p.faults = slices.DeleteFunc(p.faults, func(f fault) bool { return !slices.Contains(o.Only, f.number) })
 	}
+	for _, f := range p.faults {
+		if f.length == forEver {
+			p.broken = append(p.broken, f.tenant)
+		}
+	}
 	return p
 }
 
@@ -196,6 +201,9 @@ func (p *plan) addTraffic(r *rand.Rand, users int) {
 		}
 		if chance(r, 20) {
 			e.form = form(between(r, int(dismissed), int(hostile)))
+			if e.source == survey.SurveyEvent && e.form != anonymous {
+				e.form = hostile // canonical events are always completed ones
+			}
 		}
 		c.events = append(c.events, e)
 	}
@@ -210,6 +218,23 @@ func (p *plan) addTraffic(r *rand.Rand, users int) {
 			}
 		}
 	}
+}
+
+// calls is how many calls the events of a tenant make.
+func (p *plan) calls(tenant int) int {
+	n := 0
+	for _, c := range p.chains {
+		for _, e := range c.events {
+			switch {
+			case c.tenant != tenant || e.form != completed && e.form != hostile:
+			case e.account != "":
+				n += 2
+			default:
+				n++
+			}
+		}
+	}
+	return n
 }
 
 func (p *plan) addFaults(o Options) {
@@ -275,7 +300,6 @@ func (p *plan) breakTenants(o Options) {
 			p.tenants[i].Endpoint = fmt.Sprintf("http://host-dead-%d.invalid/%d", i, i)
 		}
 		p.faults = append(p.faults, f)
-		p.broken = append(p.broken, i)
 	}
 	p.number()
 }

@@ -93,7 +93,7 @@ var effects = map[Kind][]checker.Effect{
 	Joins: {checker.Restart}, Leaves: {checker.Restart}, Crashes: {checker.Unclean},
 	Freezes: {checker.Frozen}, Isolated: {checker.Frozen},
 	CommitRefused: {checker.Unclean}, CommitUnsure: {checker.Unclean},
-	CoordinatorErrors: {checker.Unclean}, CoordinatorMoves: {checker.Unclean}, LeadersMove: {checker.Unclean},
+	CoordinatorErrors: {checker.Unclean}, CoordinatorMoves: {checker.Unclean},
 	Trimmed: {checker.Trimmed},
 }
 
@@ -275,7 +275,7 @@ func cursors(metadata string) int {
 }
 
 // conclude lets what was recorded be checked, and counts it.
-func (r *record) conclude(w *world, report *Report) {
+func (r *record) conclude(report *Report) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	for _, q := range r.requests {
@@ -290,6 +290,34 @@ func (r *record) conclude(w *world, report *Report) {
 		}
 		return int(a.Offset - b.Offset)
 	})
-	report.Events, report.Requests, report.Letters = len(r.h.Log), len(r.h.Received), len(r.h.Letters)
-	check(&r.h, w.plan, report)
+	found := checker.Check(&r.h, checker.Options{})
+	report.Events, report.Requests, report.Letters = found.Events, found.Requests, found.Letters
+	report.Calls, report.Repeats = found.Applied, found.Repeats.Calls
+	report.Broken = make(map[string]int)
+	for rule, n := range found.Counts {
+		report.Broken[rule.String()] = n
+	}
+	for _, v := range found.Violations {
+		report.Violations = append(report.Violations, v.String())
+	}
+}
+
+// applied is how many different calls of each tenant have taken effect.
+func (r *record) applied() map[string]int {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	owner := make(map[string]string)
+	for _, t := range r.h.Tenants {
+		owner[t.Endpoint] = t.ID
+	}
+	seen, n := make(map[string]bool), make(map[string]int)
+	for _, q := range r.requests {
+		for _, raw := range q.Calls {
+			if q.Applied > 0 && !seen[string(raw)] {
+				seen[string(raw)] = true
+				n[owner[q.Endpoint]]++
+			}
+		}
+	}
+	return n
 }

@@ -96,8 +96,10 @@ type Report struct {
 	Repeats    int           `json:"repeats"`  // of calls that had been taken before
 	Faults     int           `json:"faults"`
 	Letters    int           `json:"letters"`
-	Virtual    time.Duration `json:"virtual"`
+	Virtual    time.Duration `json:"virtual"` // in nanoseconds
 	Violations []string      `json:"violations,omitempty"`
+	// Broken are the rules of package checker that were broken, and how often.
+	Broken map[string]int `json:"broken,omitempty"`
 	// Schedule says what the seed made: the system, then each fault by its number.
 	Schedule []string `json:"schedule,omitempty"`
 }
@@ -120,7 +122,7 @@ func Run(t T, o Options) Report {
 	w.close()
 	r.Virtual = time.Since(began)
 	r.Faults = w.happened
-	w.record.conclude(w, &r)
+	w.record.conclude(&r)
 	r.Violations = append(w.violations, r.Violations...)
 	return r
 }

@@ -3,7 +3,6 @@ package simulation
 import (
 	"context"
 	"fmt"
-	"maps"
 	"net/http"
 	"slices"
 	"sync"
@@ -251,11 +250,15 @@ func (w *world) standing() string {
 	return text
 }
 
-// wellDone reports whether all events that well tenants were promised are done.
-func (w *world) wellDone() bool { return w.record.done(w.plan, w.isBroken) }
-
-func (w *world) isBroken(id string) bool {
-	return slices.ContainsFunc(w.plan.broken, func(i int) bool { return string(w.plan.tenants[i].ID) == id })
+// wellDone reports whether all calls of the well tenants have taken effect.
+func (w *world) wellDone() bool {
+	applied := w.record.applied()
+	for i, t := range w.plan.tenants {
+		if !slices.Contains(w.plan.broken, i) && applied[string(t.ID)] < w.plan.calls(i) {
+			return false
+		}
+	}
+	return true
 }
 
 // close ends everything; it may be called whatever has been opened.
@@ -281,6 +284,3 @@ func (w *world) close() {
 		_ = w.broker.Close() // it has no data directory
 	}
 }
-
-// sorted are the keys of a map in order.
-func sorted[V any](m map[string]V) []string { return slices.Sorted(maps.Keys(m)) }
