@@ -34,7 +34,7 @@ func (c *call) attempt(ctx context.Context, r *request) *Attempt {
 		report.Last = r.last
 		report.Unknown = report.Unknown || r.last.Unknown
 	}
-	if isSuspicious(r.last) {
+	if c.isSuspicious(r.last) {
 		r.suspicious++
 	}
 	switch {

@@ -45,9 +45,10 @@ func refusal(c segment.Class) Outcome {
 }
 
 // isSuspicious reports whether one event may be the cause of a failure: the
-// receiver had the request and did not bear it.
-func isSuspicious(r segment.Result) bool {
-	return r.Class == segment.Transient && (r.Status != 0 || r.Unknown)
+// receiver had the request and did not bear it. One that asks for a longer pause
+// than a lane makes speaks of itself.
+func (c *call) isSuspicious(r segment.Result) bool {
+	return r.Class == segment.Transient && (r.Status != 0 || r.Unknown) && r.RetryAfter <= c.d.o.LaneBudget
 }
 
 // mayBeOneEvent reports whether a request that failed is to be bisected. After
@@ -55,7 +56,7 @@ func isSuspicious(r segment.Result) bool {
 // next would have failed too. Then it is bisected only if the tenant is known to
 // take other requests: it has accepted one since, or since a request hung before.
 func (c *call) mayBeOneEvent(r *request) bool {
-	if len(r.parts) == 1 || c.o.Probe || !isSuspicious(r.last) || r.last.RetryAfter > c.d.o.LaneBudget {
+	if len(r.parts) == 1 || c.o.Probe || !c.isSuspicious(r.last) {
 		return false
 	}
 	return r.suspicious >= suspicionsToSplit ||
@@ -96,7 +97,7 @@ func (c *call) split(ctx context.Context, parts []int) {
 			c.refused(ctx, r)
 		case r.last.Class == segment.Transient:
 			c.failedInRow++
-			if c.failedInRow >= c.patience() {
+			if c.failedInRow >= c.patience() || r.last.RetryAfter > c.d.o.LaneBudget {
 				c.end(Unavailable, r.last.RetryAfter)
 				return
 			}

@@ -135,9 +135,9 @@ func TestEveryAttemptAsksForTheTenantAsItIsThen(t *testing.T) {
 			return forbidden
 		}
 		d := newDeliverer(t, delivery.Options{Sender: r})
-		key := "old"
-		source := func() *tenant.Tenant { return &tenant.Tenant{ID: "acme", WriteKey: tenant.NewSecret(key)} }
-		time.AfterFunc(time.Second/4, func() { key = "new" })
+		key := setting[string]{value: "old"}
+		source := func() *tenant.Tenant { return &tenant.Tenant{ID: "acme", WriteKey: tenant.NewSecret(key.get())} }
+		time.AfterFunc(time.Second/4, func() { key.set("new") })
 		reports, verdict := d.DeliverWithinBudget(t.Context(), source, parts(3), delivery.DeliverOptions{})
 		if !slices.Equal(outcomes(reports), all(delivery.Accepted, 3)) || verdict != (delivery.Verdict{}) {
 			t.Errorf("%v, %+v, want all accepted with the new key", outcomes(reports), verdict)

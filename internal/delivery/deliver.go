@@ -169,7 +169,7 @@ func (c *call) failed(r *request) {
 	case segment.Misconfigured:
 		c.end(Misconfigured, r.last.RetryAfter)
 	case segment.Transient, segment.Accepted, segment.Refused, segment.TooLarge, segment.Invalid, segment.Canceled:
-		alone := len(r.parts) == 1 && isSuspicious(r.last) && r.last.RetryAfter == 0
+		alone := len(r.parts) == 1 && c.isSuspicious(r.last)
 		if !alone || !c.d.state.isAlive(c.tenant, r.began) {
 			c.end(Unavailable, r.last.RetryAfter)
 		}

@@ -66,6 +66,24 @@ func (h *hosts) requests() int {
 	return len(h.sent)
 }
 
+// setting is a value that a test changes while calls are under way.
+type setting[T any] struct {
+	mu    sync.Mutex
+	value T
+}
+
+func (s *setting[T]) get() T {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.value
+}
+
+func (s *setting[T]) set(value T) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.value = value
+}
+
 const aHost = "https://a.test/some/path"
 
 // changes writes down what NotifyHost is told.
@@ -146,7 +164,10 @@ func TestBreakerKeepsTenantsOfADeadHostFromBeingSuspended(t *testing.T) {
 			t.Errorf("%d requests in an hour, want one in 30 s", got)
 		}
 		probes := map[string]int{}
-		for _, id := range h.sent[200:] {
+		h.mu.Lock()
+		sent := h.sent[200:]
+		h.mu.Unlock()
+		for _, id := range sent {
 			if probes[id]++; probes[id] > 1 {
 				t.Errorf("%s was let through again before all had their turn", id)
 			}
@@ -310,13 +331,13 @@ func TestWhatClosesTheBreaker(t *testing.T) {
 			t.Parallel()
 			synctest.Test(t, func(t *testing.T) {
 				h, told := &hosts{}, &changes{}
-				answer := down
-				h.answer = func(string) segment.Result { return answer }
+				answer := setting[segment.Result]{value: down}
+				h.answer = func(string) segment.Result { return answer.get() }
 				d := newDeliverer(t, delivery.Options{Sender: h, NotifyHost: told.notify})
 				ctx, cancel := context.WithCancel(t.Context())
 				wait := callAll(ctx, d, 30, ofHost(aHost))
 				time.Sleep(900 * time.Millisecond)
-				answer = tt.answer
+				answer.set(tt.answer)
 				time.Sleep(time.Second) // one probe
 				if closed := len(told.states()) == 2; closed != tt.closes {
 					t.Errorf("told %v, want closed %v", told.states(), tt.closes)
@@ -333,23 +354,28 @@ func TestBreakerOpensAgain(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		h, told := &hosts{}, &changes{}
 		passes := 0
-		h.answer = func(string) segment.Result {
+		h.answer = func(string) segment.Result { // under the lock of h
 			if passes > 0 {
 				passes--
 				return ok
 			}
 			return down
 		}
+		pass := func(n int) {
+			h.mu.Lock()
+			defer h.mu.Unlock()
+			passes = n
+		}
 		d := newDeliverer(t, delivery.Options{Sender: h, NotifyHost: told.notify})
 		ctx, cancel := context.WithCancel(t.Context())
 		wait := callAll(ctx, d, 40, ofHost(aHost))
 		time.Sleep(900 * time.Millisecond)
-		passes = 1
+		pass(1)
 		time.Sleep(10 * time.Second)
 		if got := told.states(); !slices.Equal(got, []string{"open a.test", "close a.test", "open a.test"}) {
 			t.Errorf("told %v, want open, close, open", got)
 		}
-		passes = 1e6
+		pass(1e6)
 		time.Sleep(30 * time.Second)
 		cancel()
 		suspended := 0
@@ -379,11 +405,11 @@ func TestHeldTenantThatIsPausedOrMovedIsNotHeldAnyMore(t *testing.T) {
 		time.Sleep(time.Second / 2)
 		paused := &tenant.Tenant{ID: "paused", Endpoint: aHost}
 		moved := &tenant.Tenant{ID: "moved", Endpoint: aHost, WriteKey: tenant.NewSecret("moves")}
-		now := []*tenant.Tenant{paused, moved}
-		ends := callAll(ctx, d, 2, func(i int) delivery.Source { return func() *tenant.Tenant { return now[i] } })
+		now := []*setting[*tenant.Tenant]{{value: paused}, {value: moved}}
+		ends := callAll(ctx, d, 2, func(i int) delivery.Source { return now[i].get })
 		time.Sleep(time.Minute)
-		now[0] = &tenant.Tenant{ID: "paused", Endpoint: aHost, Paused: true}
-		now[1] = &tenant.Tenant{ID: "moved", Endpoint: "https://b.test", WriteKey: tenant.NewSecret("moved")}
+		now[0].set(&tenant.Tenant{ID: "paused", Endpoint: aHost, Paused: true})
+		now[1].set(&tenant.Tenant{ID: "moved", Endpoint: "https://b.test", WriteKey: tenant.NewSecret("moved")})
 		begun := time.Now()
 		got := ends()
 		want := []ending{{delivery.Failing, delivery.Verdict{Cause: delivery.Paused}}, {delivery.Accepted, delivery.Verdict{}}}
@@ -403,16 +429,11 @@ func TestHeldTenantThatIsPausedOrMovedIsNotHeldAnyMore(t *testing.T) {
 func TestProbeThatIsNotMadeIsTheNextOnes(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		h := &hosts{}
-		answer := down
-		h.answer = func(string) segment.Result { return answer }
-		shut := map[string]bool{}
-		var mu sync.Mutex
+		answer := setting[segment.Result]{value: down}
+		h := &hosts{answer: func(string) segment.Result { return answer.get() }}
+		var shut setting[bool] // for the first one
 		d := newDeliverer(t, delivery.Options{Sender: h, PaceFor: func(ctx context.Context, of *tenant.Tenant, _ int, _ bool) error {
-			mu.Lock()
-			stuck := shut[string(of.ID)]
-			mu.Unlock()
-			if stuck {
+			if of.ID == "t000" && shut.get() {
 				<-ctx.Done()
 				return ctx.Err()
 			}
@@ -423,14 +444,12 @@ func TestProbeThatIsNotMadeIsTheNextOnes(t *testing.T) {
 		time.Sleep(time.Millisecond / 2)
 		others := callAll(t.Context(), d, 29, func(i int) delivery.Source { return named(fmt.Sprint("other", i), aHost) })
 		time.Sleep(500 * time.Millisecond)
-		mu.Lock()
-		shut["t000"] = true
-		mu.Unlock()
+		shut.set(true)
 		time.Sleep(time.Minute) // the first one's turn has come, and it waits for its pace
 		if got := h.requests(); got != 30 {
 			t.Errorf("%d requests, want none while one is let through", got)
 		}
-		answer = ok
+		answer.set(ok)
 		begun := time.Now()
 		cancel()
 		if got := one()[0]; got.outcome != delivery.Abandoned {

@@ -34,10 +34,11 @@ func (g *gauge) Send(ctx context.Context, to segment.Target, _ []attribution.Cal
 	g.busy[kind]++
 	g.busyInAll++
 	g.most[kind], g.mostInAll = max(g.most[kind], g.busy[kind]), max(g.mostInAll, g.busyInAll)
+	takes := g.takes[kind]
 	g.mu.Unlock()
 	select {
 	case <-ctx.Done():
-	case <-time.After(g.takes[kind]):
+	case <-time.After(takes):
 	}
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -167,7 +168,9 @@ func TestTenantThatIsQuickAgainComesBack(t *testing.T) {
 			return time.Since(began)
 		}
 		send()
+		g.mu.Lock()
 		g.takes["a"] = 0
+		g.mu.Unlock()
 		for range 20 {
 			send()
 		}

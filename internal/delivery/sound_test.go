@@ -143,7 +143,7 @@ func (j *judge) check(ctx context.Context, call string, reports []delivery.Repor
 				fail("abandoned before the end of the context")
 			}
 		case delivery.Failing:
-			if v == (delivery.Verdict{}) && (!j.alone[id] || last.Class != segment.Transient || last.RetryAfter > 0) {
+			if v == (delivery.Verdict{}) && (!j.alone[id] || last.Class != segment.Transient || last.RetryAfter > delivery.DefaultLaneBudget) {
 				fail("failing, without a verdict, although it did not fail alone")
 			}
 		}
