@@ -8,8 +8,7 @@ var (
 
 // GeneratedEvent is an event of a stream.
 type GeneratedEvent struct {
-	Tenant, Source, ID string
-	Body               []byte
+	Tenant, Source, ID, Body string
 }
 
 // Generate makes the first n events of a sender.
@@ -18,7 +17,7 @@ func Generate(seed uint64, sender, senders, n int, special string) []GeneratedEv
 	var all []GeneratedEvent
 	for range n {
 		g := s.next(special, false)
-		all = append(all, GeneratedEvent{g.tenant, g.source, g.id, g.body})
+		all = append(all, GeneratedEvent{g.tenant, g.source, g.id, string(g.body)})
 	}
 	return all
 }

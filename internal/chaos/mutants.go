@@ -26,8 +26,9 @@ type Mutant struct {
 type scenario struct {
 	o       Options
 	plan    []Injection
-	lenient bool // the receiver takes any key
-	copies  bool // senders post some events twice
+	lenient bool          // the receiver takes any key
+	copies  bool          // senders post some events twice
+	latency time.Duration // of every answer
 }
 
 // scenarios are by name. All run on one broker.
@@ -38,10 +39,11 @@ var scenarios = map[string]scenario{
 	"keys": {o: Options{Duration: 6 * time.Second, Events: 1500}, lenient: true},
 	// Senders post some events twice, at once and later.
 	"copies": {o: Options{Duration: 8 * time.Second, Events: 2400}, copies: true},
-	// Workers are rolled.
+	// Workers are rolled while answers take their time, so that events queue up.
 	"restart": {
-		o:    Options{Duration: 16 * time.Second, Events: 6400},
-		plan: []Injection{{At: 3 * time.Second, For: 3 * time.Second, Fault: "F3", Track: "workers"}},
+		o:       Options{Duration: 16 * time.Second, Events: 6400},
+		plan:    []Injection{{At: 3 * time.Second, For: 3 * time.Second, Fault: "F3", Track: "workers"}},
+		latency: 400 * time.Millisecond,
 	},
 	// A worker is killed, and comes again.
 	"kill": {
@@ -177,7 +179,7 @@ func RunMutants(ctx context.Context, o MutantsOptions) ([]Verdict, error) {
 		return nil, err
 	}
 	defer procs.close()
-	free := new(ports)
+	free := newPorts()
 	cluster, err := startCluster(ctx, procs, free, o.Root, o.Dir, 1, clientNames(mutantWorkers))
 	if cluster != nil {
 		defer cluster.close()
@@ -233,7 +235,7 @@ func tryScenario(ctx context.Context, mo MutantsOptions, name, mutant, binary st
 	if mutant == "" {
 		o.Drain = 5 * time.Minute
 	}
-	o.plan, o.lenient, o.noCopies = s.plan, s.lenient, !s.copies
+	o.plan, o.lenient, o.noCopies, o.latency = s.plan, s.lenient, !s.copies, s.latency
 	o = o.withDefaults()
 	if err := makeEmpty(o.Dir); err != nil {
 		v.Problem = err.Error()

@@ -2,12 +2,13 @@ package chaos_test
 
 import (
 	"encoding/json"
-	"maps"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"refinersource/internal/chaos"
 )
@@ -75,8 +76,24 @@ func TestMutantsFitTheSource(t *testing.T) {
 		}
 		names[m.Name] = true
 	}
-	if len(names) == 0 {
-		t.Errorf("no mutants: %v", slices.Collect(maps.Keys(names)))
+}
+
+func TestProofNamesEveryMutantAndFault(t *testing.T) {
+	t.Parallel()
+	text, err := os.ReadFile(filepath.Join("..", "..", "docs", "proof.md"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, m := range chaos.Mutants() {
+		if !strings.Contains(string(text), "| "+m.Name+": "+m.Why+" |") || !strings.Contains(string(text), "in `"+m.Scenario+"` | `refiner-chaos mutants --only "+m.Name+"` |") {
+			t.Errorf("docs/proof.md does not say of the mutant %s why it is one and how it is found: %s; %s", m.Name, m.Why, m.Scenario)
+		}
+	}
+	faults := regexp.MustCompile(`\bF\d+\b`).FindAllString(string(text), -1)
+	for _, in := range schedule(t, chaos.ScheduleOptions{Duration: time.Hour, Active: 80, Brokers: 3, Faults: "safety", Long: true}) {
+		if !slices.Contains(faults, in.Fault) {
+			t.Fatalf("docs/proof.md does not tell of %s", in.Fault)
+		}
 	}
 }
 

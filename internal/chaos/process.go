@@ -179,6 +179,10 @@ func isReady(ctx context.Context, admin string) bool {
 // connections: a server that is down for a while finds its own again.
 type ports struct{ next int }
 
+// newPorts begins somewhere else in each program, so that two that run at the same
+// time seldom take each other's.
+func newPorts() *ports { return &ports{next: firstPort + os.Getpid()%100*100} }
+
 const (
 	firstPort = 20000
 	lastPort  = 32000
@@ -187,8 +191,7 @@ const (
 // take returns a free address.
 func (p *ports) take() (string, error) {
 	for ; p.next < lastPort; p.next++ {
-		address := fmt.Sprintf("127.0.0.1:%d", max(p.next, firstPort))
-		p.next = max(p.next, firstPort)
+		address := fmt.Sprintf("127.0.0.1:%d", p.next)
 		l, err := net.Listen("tcp", address)
 		if err != nil {
 			continue

@@ -29,7 +29,9 @@ type Receiver struct {
 	servers []*http.Server
 	addrs   []string
 
-	lenient bool // it takes any key; set before the first request
+	// Set before the first request:
+	lenient bool          // it takes any key
+	latency time.Duration // of every answer; 0 is a few milliseconds
 
 	mu      sync.Mutex
 	rand    *rand.Rand
@@ -163,7 +165,7 @@ func (r *Receiver) serve(w http.ResponseWriter, q *http.Request, worker string) 
 	}
 	held := r.decide(q.Context(), tenant, body, &note, &answer)
 	// A receiver takes a moment, so that lanes have something to batch.
-	pause := answer.Delay
+	pause := max(answer.Delay, r.latency)
 	if pause == 0 {
 		pause = time.Duration(2+rand.IntN(15)) * time.Millisecond
 	}

@@ -48,9 +48,10 @@ type Options struct {
 	// Progress is told what happens; nil drops it.
 	Progress func(string)
 
-	plan     []Injection // in place of a schedule
-	lenient  bool        // the receiver takes any key
-	noCopies bool        // no event is posted twice on purpose
+	plan     []Injection   // in place of a schedule
+	lenient  bool          // the receiver takes any key
+	latency  time.Duration // of every answer; 0 is a few milliseconds
+	noCopies bool          // no event is posted twice on purpose
 }
 
 func (o Options) withDefaults() Options {
@@ -101,7 +102,7 @@ func Run(ctx context.Context, o Options) (*Report, error) {
 		}
 	}
 	begun := time.Now()
-	free := new(ports)
+	free := newPorts()
 	cluster, err := startCluster(ctx, procs, free, o.Root, o.Dir, o.Brokers, clientNames(o.Workers))
 	if cluster != nil {
 		defer cluster.close()
@@ -228,7 +229,7 @@ func (r *run) setUp(ctx context.Context, procs *supervisor, free *ports, cluster
 	if r.receiver, err = newReceiver(ctx, r.fleet, o.Workers, o.Seed, r.received); err != nil {
 		return err
 	}
-	r.receiver.lenient = o.lenient
+	r.receiver.lenient, r.receiver.latency = o.lenient, o.latency
 	for i, addr := range r.receiver.addrs {
 		sink, err := listenProxy(free, addr)
 		if err != nil {
