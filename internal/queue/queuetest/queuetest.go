@@ -52,6 +52,7 @@ func Run(t *testing.T, options queue.Options) {
 		"EnsureTopicsCreatesAndNeverAlters":              s.ensureTopics,
 		"CheckTopicsFindsWhatIsWrong":                    s.checkTopics,
 		"BoundsAndCommittedSayHowFarAGroupIs":            s.boundsAndCommitted,
+		"RetentionIsWhatTheTopicHasOrTheCluster":         s.retention,
 		"RequestsToATopicThatDoesNotExistAreUnavailable": s.missingTopic,
 		"MoreReplicasThanBrokersAreRefused":              s.refusedTopic,
 	} {
