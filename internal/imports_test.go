@@ -51,7 +51,7 @@ var table = []row{
 	{"checker", nil, "recorded histories, held against the promise"},
 	{"chaos", []string{"checker"}, "runs of whole processes under faults"},
 	{"cmd/refiner-source", []string{
-		"app", "attribution", "broker", "console", "deadletter", "queue", "receipt", "sample", "segment", "survey", "tenant",
+		"app", "attribution", "broker", "console", "deadletter", "lane", "queue", "receipt", "sample", "segment", "survey", "tenant",
 	}, "flags, signals, exit codes"},
 	{"cmd/refiner-chaos", []string{"chaos", "checker"}, "flags of the proof's runs"},
 }
