@@ -58,6 +58,25 @@ func TestWhatThePromiseAllowsForIsNoBreach(t *testing.T) {
 			w.pass(41 * second)
 			w.request(a.tenant, taken, a.calls[1]).Worker = "worker-2"
 		}, checker.Options{}, func(r *checker.Report) int { return r.Repeats.Late }, 1},
+		{"a skipped call, when the event was given up and the answer cut", calm, func(w *world) {
+			a, b := w.event("acme", "u7", "a", 1), w.event("acme", "u7", "b", 2)
+			w.request(a.tenant, answer{status: 400}, a.calls[0])
+			w.letter(a, "rejected", 400)
+			w.request(b.tenant, answer{applied: true}, b.calls[0])
+			w.deliver(b)
+		}, checker.Options{}, func(r *checker.Report) int { return r.Repeats.Unknown }, 1},
+		{"a frozen worker's overtaking request", calm, func(w *world) {
+			a, b := w.event("acme", "u7", "a", 1), w.event("acme", "u7", "b", 2)
+			w.deliver(a)
+			w.h.Faults = append(w.h.Faults, checker.Fault{At: w.now, Until: w.now + 40*second, Fault: "F5", Target: "worker-2"})
+			begun := w.pass(millisecond)
+			w.pass(30 * second)
+			w.request(a.tenant, taken, a.calls[0])
+			w.pass(10 * second)
+			w.request(b.tenant, taken, b.calls[0]).Begun = begun
+			w.request(a.tenant, taken, a.calls[1])
+			w.deliver(b)
+		}, checker.Options{}, func(r *checker.Report) int { return r.Repeats.Late }, 1},
 		{"an unclean end, from the cursor", outage, func(w *world) {
 			var waiting []posted
 			for i := range 3 {

@@ -281,7 +281,6 @@ type key struct {
 	calls     int32
 	next      int32 // the call that must come next
 	high      int32 // behind the furthest that was applied
-	frozen    bool  // it began anew, or a frozen worker's request made it look so
 	inverted  bool  // what was applied last is not in the order of the log
 }
 

@@ -200,9 +200,9 @@ const (
 // Fault is something that was done to the system.
 type Fault struct {
 	At      Time              `json:"at"`
-	Until   Time              `json:"until"` // when it was undone; At, or 0, for an instant
-	Fault   string            `json:"fault"` // F1, F2, … or any other name
-	Target  string            `json:"target,omitempty"`
+	Until   Time              `json:"until"`            // when it was undone; At, or 0, for an instant
+	Fault   string            `json:"fault"`            // F1, F2, … or any other name
+	Target  string            `json:"target,omitempty"` // of a worker that is frozen: its Request.Worker
 	Params  map[string]string `json:"params,omitempty"`
 	Effects []Effect          `json:"effects,omitempty"` // without any: those of the fault's name (see FaultEffects), else Unclean
 	Tenants []string          `json:"tenants,omitempty"` // whom it is about, if not all

@@ -199,6 +199,24 @@ func controls() []control {
 			w.deliver(a, b, c)
 			w.deliver(a, c)
 		}, checker.Options{}, checker.Order},
+		{"an identify again, though the cursor says that it was accepted", calm, func(w *world) {
+			e := w.event("dove", "u1", "e", 1)
+			w.deliver(e)
+			w.commit(e.partition, w.ends[e.partition], lane.Cursor{
+				Tag: lane.TagOf("dove"), From: lane.Offset(e.offset), Runs: []lane.Run{{Events: 1, State: lane.AfterFirst}},
+			})
+			w.h.Faults = append(w.h.Faults, checker.Fault{At: w.now, Fault: "F1"})
+			w.pass(second)
+			w.request(e.tenant, taken, e.calls[0])
+		}, checker.Options{}, checker.Order},
+		{"by another worker than the frozen one", calm, func(w *world) {
+			e := w.event("acme", "u7", "a", 1)
+			w.deliver(e)
+			w.commitAll()
+			w.h.Faults = append(w.h.Faults, checker.Fault{At: w.now, Until: w.now + 40*second, Fault: "F5", Target: "worker-2"})
+			w.pass(41 * second)
+			w.request(e.tenant, taken, e.calls[1]).Worker = "worker-1"
+		}, checker.Options{}, checker.Order},
 		{"a user in two partitions", calm, func(w *world) {
 			a := w.event("acme", "u7", "a", 1)
 			w.deliver(a)
@@ -339,6 +357,20 @@ func controls() []control {
 			w.deliver(e)
 			w.post("acme", "survey-event", "u7", w.h.Log[len(w.h.Log)-1].Value)
 			w.deliver(e)
+		}, checker.Options{}, checker.Duplicates},
+		{"again when the doubt is over", calm, func(w *world) {
+			e := w.event("acme", "u7", "e", 1)
+			w.h.Faults = append(w.h.Faults, checker.Fault{At: w.now, Until: w.now + 3*millisecond, Fault: "F26"})
+			w.deliver(e)
+			w.request(e.tenant, taken, e.calls[0])
+		}, checker.Options{}, checker.Duplicates},
+		{"after a restart, though the commit had room for what was done", calm, func(w *world) {
+			e := w.event("dove", "u1", "e", 1)
+			w.deliver(e)
+			w.commit(e.partition, w.ends[e.partition], lane.Cursor{Tag: lane.TagOf("dove"), From: lane.Offset(e.offset)})
+			w.h.Faults = append(w.h.Faults, checker.Fault{At: w.now, Fault: "F3"})
+			w.pass(second)
+			w.request(e.tenant, taken, e.calls[1])
 		}, checker.Options{}, checker.Duplicates},
 		{"too many, though each has a cause", rough, func(*world) {}, checker.Options{MaxRepeats: 0.01}, checker.Duplicates},
 

@@ -68,15 +68,13 @@ func (c *checking) overtakes(r *Request, at int32, k *key, early bool) bool {
 	for seq := k.next; seq < cl.seq; seq++ {
 		skipped := &c.calls[c.keyCalls[k.start+seq]]
 		other := &c.events[skipped.event]
-		if other.letter && other.letterAt <= r.Answered+int64(c.o.ClockSlack) {
+		if other.letter && other.letterAt <= max(r.Begun, r.Answered)+int64(c.o.ClockSlack) {
 			continue
 		}
 		switch {
 		case c.isLate(r, e.lane):
 			c.report.Repeats.Late++
 			return true
-		case k.frozen && cl.seq >= k.high && skipped.request != 0:
-			continue // a frozen worker's stray request made it look as if it had begun anew
 		case early:
 			return false // has been reported
 		}
@@ -114,7 +112,6 @@ func (c *checking) repeated(r *Request, at int32, k *key) (stray bool) {
 		n.Unknown++
 	case c.after(r.Begun, Unclean) && c.uncommitted(at, r.Begun, false):
 		n.Takeover++
-		k.frozen = c.after(r.Begun, Frozen) && r.Worker == ""
 	case c.any(Unclean, Restart) && c.uncommitted(at, r.Begun, true):
 		n.Forgotten++
 	case c.during(0, r.Begun, c.tenants[e.tenant].ID, Rewind):
@@ -146,11 +143,13 @@ func (c *checking) inDoubt(at int32, k *key) bool {
 }
 
 // isLate reports whether a request is what a frozen worker had under way: one of
-// each lane and each freeze.
+// each lane and each freeze. Where it is not known whose the request was, or who
+// was frozen, it may be.
 func (c *checking) isLate(r *Request, lane int32) bool {
 	slack := int64(c.o.Deadline)
 	i := c.fault(func(f *Fault) bool {
-		return r.Worker != "" && f.Target == r.Worker && r.Begun >= f.At-slack && r.Begun <= f.end()+slack && (r.Answered == 0 || r.Answered >= f.end())
+		known := r.Worker != "" && f.Target != ""
+		return (!known || f.Target == r.Worker) && r.Begun >= f.At-slack && r.Begun <= f.end()+slack && (r.Answered == 0 || r.Answered >= f.end())
 	}, Frozen)
 	if i < 0 {
 		return false
