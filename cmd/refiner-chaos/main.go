@@ -60,7 +60,7 @@ func newShort() *cobra.Command {
 		Use: "short", Short: "The run of the gate: at least 40 faults in some eight minutes", Args: cobra.NoArgs, Example: "  refiner-chaos short",
 	}
 	addFlags(cmd, &o)
-	for name, value := range map[string]string{"duration": "5m", "events": "200000", "drain": "6m"} {
+	for name, value := range map[string]string{"duration": "5m", "max-load": "5m20s", "events": "200000", "drain": "6m"} {
 		f := cmd.Flags().Lookup(name)
 		f.DefValue = value
 		_ = f.Value.Set(value)
@@ -73,6 +73,7 @@ func addFlags(cmd *cobra.Command, o *chaos.Options) {
 	f := cmd.Flags()
 	f.Uint64Var(&o.Seed, "seed", 1, "same seed, same events and same schedule of faults")
 	f.DurationVar(&o.Duration, "duration", 8*time.Minute, "over which the events are shared out")
+	f.DurationVar(&o.MaxLoad, "max-load", 0, "when sending ends, though events are left; 0 is long after --duration")
 	f.IntVar(&o.Events, "events", 200_000, "to be sent")
 	f.IntVar(&o.Tenants, "tenants", 1000, "in the tenants file")
 	f.IntVar(&o.Active, "active", 80, "tenants that have nine in ten of the events")
@@ -82,6 +83,7 @@ func addFlags(cmd *cobra.Command, o *chaos.Options) {
 	f.IntVar(&o.Workers, "workers", 3, "workers")
 	f.IntVar(&o.Partitions, "partitions", 12, "of the topics")
 	f.StringVar(&o.Faults, "faults", "safety", "safety, liveness, none, or names such as F1,F10")
+	f.BoolVar(&o.NoCopies, "no-copies", false, "senders post no event twice on purpose")
 	f.BoolVar(&o.Long, "long", false, "with faults that take long")
 	f.DurationVar(&o.Session, "session", 12*time.Second, "of the consumer group, where the worker has a flag for it")
 	f.DurationVar(&o.Drain, "drain", 15*time.Minute, "how long the end may take")

@@ -269,8 +269,24 @@ func (c *Cluster) leaders(ctx context.Context, topic string) (map[int]int, int, 
 	return leads, behind, nil
 }
 
-// configure sets a setting of a topic.
-func (c *Cluster) configure(ctx context.Context, topic, name, value string) error {
+// configure sets a setting of a topic and returns how to undo it.
+func (c *Cluster) configure(ctx context.Context, topic, name, value string) (undo func(context.Context) error, err error) {
+	q := kmsg.NewPtrDescribeConfigsRequest()
+	res := kmsg.NewDescribeConfigsRequestResource()
+	res.ResourceType, res.ResourceName, res.ConfigNames = kmsg.ConfigResourceTypeTopic, topic, []string{name}
+	q.Resources = append(q.Resources, res)
+	r, err := q.RequestWith(ctx, c.Admin)
+	if err != nil {
+		return nil, fmt.Errorf("read %s of %s: %w", name, topic, err)
+	}
+	if len(r.Resources) != 1 || len(r.Resources[0].Configs) != 1 || r.Resources[0].Configs[0].Value == nil {
+		return nil, fmt.Errorf("read %s of %s: no answer", name, topic)
+	}
+	before := *r.Resources[0].Configs[0].Value
+	return func(ctx context.Context) error { return c.set(ctx, topic, name, before) }, c.set(ctx, topic, name, value)
+}
+
+func (c *Cluster) set(ctx context.Context, topic, name, value string) error {
 	q := kmsg.NewPtrIncrementalAlterConfigsRequest()
 	res := kmsg.NewIncrementalAlterConfigsRequestResource()
 	res.ResourceType, res.ResourceName = kmsg.ConfigResourceTypeTopic, topic

@@ -23,6 +23,7 @@ type injector struct {
 	receiver *Receiver
 	load     *Load
 	begun    time.Time // of the load
+	goOn     bool      // also when the load has ended
 
 	mu           sync.Mutex
 	faults       []checker.Fault
@@ -51,7 +52,7 @@ func (j *injector) run(ctx context.Context, all []Injection) {
 		running.Go(func() {
 			var calm time.Time // until when the next one waits if the last took longer than planned
 			for _, in := range list {
-				if !pause(ctx, max(time.Until(calm), time.Until(j.begun.Add(in.At)))) || j.load.done() {
+				if !pause(ctx, max(time.Until(calm), time.Until(j.begun.Add(in.At)))) || j.load.done() && !j.goOn {
 					return
 				}
 				j.inject(ctx, in)
@@ -144,8 +145,15 @@ func (j *injector) strike(ctx context.Context, in Injection, f *checker.Fault) e
 		return j.rawRecords(ctx, r)
 	case "F33":
 		return j.rotate(ctx, in)
+	case "F17":
+		f.Target = "commits"
+		if in.Mode == "idle" { // nobody's commit stays behind, and nobody leaves
+			f.Effects = []checker.Effect{checker.Harmless}
+		}
+		return j.refuseRecords(ctx, in, offsetsTopic)
 	case "F37":
-		return j.refuseLetters(ctx, in)
+		f.Target = "dead letters"
+		return j.refuseRecords(ctx, in, j.dead())
 	case "F52":
 		j.load.hotUser.Store(true)
 		pause(ctx, in.For)
@@ -454,14 +462,21 @@ func (j *injector) rawRecords(ctx context.Context, r *rand.Rand) error {
 	return nil
 }
 
-// refuseLetters makes the topic of dead letters take none for a while.
-func (j *injector) refuseLetters(ctx context.Context, in Injection) error {
-	brokers := len(j.cluster.Brokers)
-	if err := j.cluster.configure(ctx, j.dead(), "min.insync.replicas", strconv.Itoa(brokers+1)); err != nil {
+// refuseRecords makes a topic take no records for a while: no dead letters, or no
+// commits. Nothing is as small as what it still takes.
+func (j *injector) refuseRecords(ctx context.Context, in Injection, topic string) error {
+	undo, err := j.cluster.configure(ctx, topic, "max.message.bytes", "10")
+	if err != nil {
 		return err
 	}
 	pause(ctx, in.For)
-	return j.cluster.configure(ctx, j.dead(), "min.insync.replicas", strconv.Itoa(min(2, brokers)))
+	// Brokers may be down: it is tried until it is undone.
+	var last error
+	err = await(ctx, "the topic's setting to be undone", time.Second, func(ctx context.Context) bool {
+		last = undo(ctx)
+		return last == nil
+	})
+	return errors.Join(err, last)
 }
 
 // history is what was done, in the order in which it began.

@@ -92,6 +92,15 @@ var scenarios = map[string]scenario{
 		o:    Options{Duration: 65 * time.Second, Events: 15_000},
 		plan: []Injection{{At: 4 * time.Second, For: 45 * time.Second, Fault: "F6", Track: "workers"}},
 	},
+	// Commits are refused while the last events are delivered; workers are rolled
+	// when they are taken again.
+	"refused": {
+		o: Options{Duration: 6 * time.Second, Events: 2400},
+		plan: []Injection{
+			{At: 4 * time.Second, For: 8 * time.Second, Fault: "F17", Mode: "idle", Track: "brokers"},
+			{At: 18 * time.Second, For: 2 * time.Second, Fault: "F3", Track: "workers"},
+		},
+	},
 	// Members join and leave, and workers are rolled.
 	"storm": {
 		o: Options{Duration: 40 * time.Second, Events: 8000},
@@ -235,7 +244,7 @@ func tryScenario(ctx context.Context, mo MutantsOptions, name, mutant, binary st
 	if mutant == "" {
 		o.Drain = 5 * time.Minute
 	}
-	o.plan, o.lenient, o.noCopies, o.latency = s.plan, s.lenient, !s.copies, s.latency
+	o.plan, o.lenient, o.NoCopies, o.latency = s.plan, s.lenient, !s.copies, s.latency
 	o = o.withDefaults()
 	if err := makeEmpty(o.Dir); err != nil {
 		v.Problem = err.Error()

@@ -30,7 +30,8 @@ type Options struct {
 	Dir    string // of the history, the logs and the brokers' data; it must not exist, or be empty
 
 	Seed     uint64
-	Duration time.Duration // of the load
+	Duration time.Duration // over which the events are shared out
+	MaxLoad  time.Duration // when sending ends, though events are left; 0 is long after Duration
 	Events   int
 	Tenants  int
 	Active   int // tenants that have nine in ten of the events
@@ -48,6 +49,9 @@ type Options struct {
 	// Progress is told what happens; nil drops it.
 	Progress func(string)
 
+	// NoCopies: senders post no event twice on purpose.
+	NoCopies bool
+
 	plan     []Injection   // in place of a schedule
 	lenient  bool          // the receiver takes any key
 	latency  time.Duration // of every answer; 0 is a few milliseconds
@@ -56,6 +60,7 @@ type Options struct {
 
 func (o Options) withDefaults() Options {
 	def(&o.Duration, 8*time.Minute)
+	def(&o.MaxLoad, 3*o.Duration+time.Minute)
 	def(&o.Events, 200_000)
 	def(&o.Tenants, 1000)
 	def(&o.Active, 80)
@@ -157,7 +162,7 @@ func runOn(ctx context.Context, o Options, procs *supervisor, free *ports, clust
 		do    func(context.Context) error
 	}{
 		{"set up", 5 * time.Minute, func(ctx context.Context) error { return r.setUp(ctx, procs, free, cluster) }},
-		{"load and faults", 4*o.Duration + 10*time.Minute, r.strain},
+		{"load and faults", o.MaxLoad + o.Duration + 10*time.Minute, r.strain},
 		{"heal", 5 * time.Minute, r.heal},
 		{"drain", o.Drain + time.Minute, r.drain},
 		{"end the service", 5 * time.Minute, r.end},
@@ -271,10 +276,10 @@ func (r *run) setUp(ctx context.Context, procs *supervisor, free *ports, cluster
 func (r *run) strain(ctx context.Context) error {
 	o := r.o
 	r.load = newLoad(LoadOptions{
-		Events: o.Events, Over: o.Duration, Senders: o.Senders, Tenants: o.Tenants, Active: o.Active, Users: o.Users, Seed: o.Seed, NoCopies: o.noCopies,
+		Events: o.Events, Over: o.Duration, Senders: o.Senders, Tenants: o.Tenants, Active: o.Active, Users: o.Users, Seed: o.Seed, NoCopies: o.NoCopies,
 	}, r.listen, r.fleet, r.sent)
 	begun := time.Now()
-	r.injector = &injector{installation: r.installation, receiver: r.receiver, load: r.load, begun: begun}
+	r.injector = &injector{installation: r.installation, receiver: r.receiver, load: r.load, begun: begun, goOn: o.plan != nil}
 	var both sync.WaitGroup
 	both.Go(func() {
 		r.load.run(ctx)
@@ -290,7 +295,7 @@ func (r *run) strain(ctx context.Context) error {
 	watching, stop := context.WithCancel(ctx)
 	var watch sync.WaitGroup
 	watch.Go(func() { r.watch(watching, 15*time.Second) })
-	limit := time.AfterFunc(3*o.Duration+time.Minute, r.load.stop)
+	limit := time.AfterFunc(o.MaxLoad, r.load.stop)
 	both.Wait()
 	limit.Stop()
 	stop()
