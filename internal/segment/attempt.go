@@ -2,6 +2,8 @@ package segment
 
 import (
 	"context"
+	"encoding/json/jsontext"
+	"encoding/json/v2"
 	"errors"
 	"fmt"
 	"io"
@@ -14,8 +16,9 @@ import (
 	"refinersource/internal/attribution"
 )
 
-// maxAnswerBytes bounds what is read of an answer's body. The body says nothing
-// that the status does not; reading it to its end lets the connection be reused.
+// maxAnswerBytes bounds what is read of an answer's body. But for StrictBody it
+// says nothing that the status does not; reading it to its end lets the connection
+// be reused.
 const maxAnswerBytes = 8 << 10
 
 // errIncomplete stops a request that would not carry exactly the calls of its
@@ -28,6 +31,7 @@ var errIncomplete = errors.New("request does not carry the whole batch")
 type attempt struct {
 	transport http.RoundTripper
 	timeout   time.Duration
+	strict    bool // the body of a 2xx answer is read too
 
 	requests  atomic.Int32
 	delivered atomic.Int32 // calls that analytics-go reports as sent
@@ -74,11 +78,14 @@ func (a *attempt) roundTrip(ctx context.Context, r *http.Request) (*http.Respons
 		return nil, a.result.Err
 	}
 	defer func() { _ = res.Body.Close() }()
-	// After 101 the body is the connection itself.
-	if res.StatusCode >= http.StatusOK {
+	a.result = answer(res.StatusCode, res.Header)
+	switch {
+	case res.StatusCode < http.StatusOK: // after 101 the body is the connection itself
+	case a.strict && a.result.Class == Accepted && denies(res.Body):
+		a.result.Class, a.result.Err = Refused, errDenied
+	default:
 		_, _ = io.Copy(io.Discard, io.LimitReader(res.Body, maxAnswerBytes))
 	}
-	a.result = answer(res.StatusCode, res.Header)
 	if a.result.Class != Accepted {
 		return nil, a.result.Err
 	}
@@ -87,6 +94,23 @@ func (a *attempt) roundTrip(ctx context.Context, r *http.Request) (*http.Respons
 		Proto: res.Proto, ProtoMajor: res.ProtoMajor, ProtoMinor: res.ProtoMinor,
 		Header: res.Header, Body: http.NoBody, Request: r,
 	}, nil
+}
+
+// errDenied stands for a 2xx answer whose body says that it is none.
+var errDenied = errors.New("post batch: receiver answered 2xx with success: false")
+
+// denies reads the body of a 2xx answer and reports whether it says that the
+// calls were not accepted.
+func denies(body io.Reader) bool {
+	text, err := io.ReadAll(io.LimitReader(body, maxAnswerBytes+1))
+	if err != nil || len(text) > maxAnswerBytes {
+		return false
+	}
+	var said struct {
+		Success *bool `json:"success"`
+	}
+	err = json.Unmarshal(text, &said, jsontext.AllowInvalidUTF8(true))
+	return err == nil && said.Success != nil && !*said.Success
 }
 
 // outgoing is r under our context, without the cancellation of analytics-go's

@@ -6,7 +6,8 @@
 //
 // It guarantees: an attempt is at most one POST that carries all calls in their
 // order, or none of them; it ends within Options.Timeout; a Result is Accepted
-// only if the receiver itself answered 2xx; the write key is in the request's
+// only if the receiver itself answered 2xx (and did not deny it, with
+// Target.StrictBody); the write key is in the request's
 // Authorization header and nowhere else (invariant 5).
 package segment
 
@@ -89,6 +90,11 @@ func (o Options) Validate() error {
 type Target struct {
 	Endpoint string // scheme://host[:port][/path], no trailing slash
 	WriteKey tenant.Secret
+	// StrictBody is for receivers that answer 2xx and say in the body that they
+	// did not accept: one whose body is a JSON object with success: false is
+	// Refused. A body that is no JSON, is over 8 KiB or breaks off says nothing: the
+	// status is the contract.
+	StrictBody bool
 }
 
 // check reports why the target cannot be used. Without a check an empty
@@ -187,7 +193,7 @@ func (c *Client) Send(ctx context.Context, to Target, calls []attribution.Call) 
 	if err := checkBatch(calls); err != nil {
 		return Result{Class: Invalid, Err: fmt.Errorf("check batch: %w", err)}
 	}
-	a := &attempt{transport: c.transport, timeout: c.timeout}
+	a := &attempt{transport: c.transport, timeout: c.timeout, strict: to.StrictBody}
 	client, err := analytics.NewWithConfig(to.WriteKey.Reveal(), analytics.Config{
 		Endpoint:   to.Endpoint,
 		BatchSize:  len(calls),
