@@ -530,3 +530,90 @@ func TestRetriesAreBudgeted(t *testing.T) {
 		}
 	})
 }
+
+func TestBisectionOfWhatFailsEndsWithTheRetries(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		r := &receiver{answer: always(unreachable)}
+		d := newDeliverer(t, delivery.Options{Sender: r, MinBackoff: 1})
+		for range 23 { // two retries each: 4 are left
+			d.DeliverWithinBudget(t.Context(), ofAcme, partOf("x"), delivery.DeliverOptions{})
+		}
+		r.got, r.answer = nil, spoiled(down, 7)
+		got, verdict := deliver(t, d, parts(8))
+		want := append(all(delivery.Accepted, 6), all(delivery.Failing, 2)...)
+		if !slices.Equal(got, want) || verdict.Cause != delivery.Unavailable {
+			t.Errorf("%v, %+v, want six accepted, and unavailable", got, verdict)
+		}
+		if want := 5; len(r.got) != want { // all, all again, two halves, a quarter
+			t.Errorf("%d requests, want %d", len(r.got), want)
+		}
+	})
+}
+
+// A refusal that other lanes make one of a row while its call goes on is not
+// reported.
+func TestRefusalStandsOnlyIfTheTenantIsNotRefusingAtTheEnd(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		r := &receiver{}
+		invalid := segment.Result{Class: segment.Invalid}
+		r.answer = func(_ int, ids []string) segment.Result {
+			switch {
+			case ids[0] == "0", ids[0] == "x":
+				return refused
+			case ids[0] == "1":
+				time.Sleep(time.Second)
+			}
+			return invalid
+		}
+		d := newDeliverer(t, delivery.Options{Sender: r})
+		time.AfterFunc(time.Second/2, func() {
+			for range 2 {
+				d.DeliverWithinBudget(t.Context(), ofAcme, partOf("x"), delivery.DeliverOptions{})
+			}
+		})
+		got, verdict := deliver(t, d, parts(4))
+		want := []delivery.Outcome{delivery.Failing, delivery.Invalid, delivery.Invalid, delivery.Invalid}
+		if !slices.Equal(got, want) || verdict.Cause != delivery.Refusing {
+			t.Errorf("%v, %+v, want %v, refusing", got, verdict, want)
+		}
+	})
+}
+
+// A Retry-After that another lane was given counts into the budget of a request
+// that has failed already.
+func TestRestForAnotherLanesRetryAfterIsOfTheBudget(t *testing.T) {
+	t.Parallel()
+	const s = time.Second
+	synctest.Test(t, func(t *testing.T) {
+		r := &receiver{}
+		r.answer = func(_ int, ids []string) segment.Result {
+			if ids[0] == "x" {
+				return after(throttled, 4*s)
+			}
+			return unreachable
+		}
+		d := newDeliverer(t, delivery.Options{Sender: r, LaneAttempts: 9})
+		time.AfterFunc(s/4, func() {
+			d.DeliverWithinBudget(t.Context(), ofAcme, partOf("x"), delivery.DeliverOptions{Probe: true})
+		})
+		_, verdict := deliver(t, d, parts(1))
+		if verdict.Cause != delivery.Unavailable {
+			t.Errorf("verdict %+v, want unavailable", verdict)
+		}
+		// 0.5 s of pause, 3.75 s of rest; the next pause of 1 s is too long.
+		if want := []time.Duration{0, s / 4, 17 * s / 4}; !slices.Equal(r.at, want) {
+			t.Errorf("requests at %v, want %v", r.at, want)
+		}
+	})
+}
+
+func TestCausesAreDistinct(t *testing.T) {
+	t.Parallel()
+	causes := delivery.Causes()
+	slices.Sort(causes)
+	if len(slices.Compact(slices.Clone(causes))) != len(causes) || slices.Contains(causes, "") {
+		t.Errorf("causes %q", causes)
+	}
+}
