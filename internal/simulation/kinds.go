@@ -49,11 +49,13 @@ const (
 
 // Faults of the log's content and of the tenants file.
 const (
-	Trimmed Kind = "trimmed" // records are deleted, as by retention
-	Copies  Kind = "copies"  // events are sent once more
-	Garbage Kind = "garbage" // records that no ingress writes
-	Paused  Kind = "paused"
-	Rotated Kind = "rotated" // another write key
+	Trimmed Kind = "trimmed" // finished records are deleted, as by retention
+	// TrimmedAhead deletes records that are not finished, too.
+	TrimmedAhead Kind = "trimmed-ahead"
+	Copies       Kind = "copies"  // events are sent once more
+	Garbage      Kind = "garbage" // records that no ingress writes
+	Paused       Kind = "paused"
+	Rotated      Kind = "rotated" // another write key
 )
 
 // Kinds returns all kinds.
@@ -71,7 +73,7 @@ var (
 		PublishRefused, PublishUnsure, FetchRefused, CommitRefused, CommitUnsure, CoordinatorErrors, CoordinatorMoves,
 		LeadersMove, LettersRefused, IngressCut,
 	}
-	contentKinds = []Kind{Trimmed, Copies, Garbage, Paused, Rotated}
+	contentKinds = []Kind{Trimmed, TrimmedAhead, Copies, Garbage, Paused, Rotated}
 )
 
 // lasting are the faults of receivers that can break a tenant for ever.

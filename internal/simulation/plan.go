@@ -18,13 +18,13 @@ func DefaultKinds() []Kind {
 	return slices.DeleteFunc(Kinds(), func(k Kind) bool { return slices.Contains(notYet, k) })
 }
 
-// notYet are kinds that the worker does not stand yet; give them in Options.Kinds
+// notYet are kinds that the service does not stand yet; give them in Options.Kinds
 // to see how it fails.
 var notYet = []Kind{
-	Poison,   // an event's own budget
-	Isolated, // the commit lease
-	Freezes,  // the commit lease
-	Copies,   // the window of copies
+	Poison,        // an event's own budget
+	Copies,        // the window of copies
+	PublishUnsure, // the same: the publisher itself makes them
+	TrimmedAhead,  // the checker wants a group of which retention took the event
 }
 
 // plan is all that a seed decides before a run.
@@ -271,7 +271,7 @@ func (p *plan) newFault(r *rand.Rand, k Kind) fault {
 	switch k {
 	case Freezes, Isolated:
 		f.length = length(r, 35*time.Second, 2*time.Minute)
-	case Trimmed, Copies, Garbage, Rotated, CoordinatorMoves, LeadersMove, IngressCut:
+	case Trimmed, TrimmedAhead, Copies, Garbage, Rotated, CoordinatorMoves, LeadersMove, IngressCut:
 		f.length = 0
 	}
 	return f
@@ -332,7 +332,7 @@ func (p *plan) describeFault(f fault) string {
 		line += " of " + string(p.tenants[f.tenant].ID)
 	case slices.Contains(workerKinds, f.kind) && f.kind != Joins:
 		line += fmt.Sprintf(" worker %d", f.worker)
-	case f.kind == Trimmed, f.kind == Garbage, f.kind == LeadersMove:
+	case f.kind == Trimmed, f.kind == TrimmedAhead, f.kind == Garbage, f.kind == LeadersMove:
 		line += fmt.Sprintf(" partition %d", f.partition)
 	}
 	switch f.length {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json/jsontext"
 	"errors"
+	"fmt"
 	"hash/fnv"
 	"maps"
 	"math/rand/v2"
@@ -26,8 +27,9 @@ const requestTimeout = segment.DefaultTimeout
 // receivers are the other side of all workers' requests: one receiver for each
 // tenant's endpoint. A request takes effect at one instant, all its calls or none.
 type receivers struct {
-	plan   *plan
-	record *record
+	plan    *plan
+	record  *record
+	happens func(format string, args ...any)
 
 	mu      sync.Mutex // never held across a wait
 	targets map[string]*target
@@ -49,8 +51,8 @@ type mood struct {
 	victim string // message id that it is about
 }
 
-func newReceivers(p *plan, r *record) *receivers {
-	rs := &receivers{plan: p, record: r, targets: make(map[string]*target)}
+func newReceivers(p *plan, r *record, happens func(string, ...any)) *receivers {
+	rs := &receivers{plan: p, record: r, happens: happens, targets: make(map[string]*target)}
 	for i, t := range p.tenants {
 		rs.targets[t.Endpoint] = &target{
 			id: t.ID, host: hostOf(t.Endpoint), random: p.random(streamAnswers, i), moods: make(map[int]*mood),
@@ -242,7 +244,18 @@ func (rs *receivers) take(worker string, to segment.Target, calls []attribution.
 		entry.Applied = rs.applied
 	}
 	rs.record.request(entry)
+	rs.happens("%s to %s: %s: status %d, taken as %d", worker, to.Endpoint, briefly(calls), r.status, entry.Applied)
 	return entry, r
+}
+
+// briefly names the calls of a request.
+func briefly(calls []attribution.Call) string {
+	text := ""
+	for i := range calls {
+		c := &calls[i]
+		text += fmt.Sprintf(" %v %s %s %s", c.Kind, c.UserID, c.Timestamp.Format("04:05.000"), c.MessageID[:min(4, len(c.MessageID))])
+	}
+	return text[min(1, len(text)):]
 }
 
 // result is what package segment makes of an answer.

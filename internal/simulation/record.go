@@ -10,6 +10,7 @@ import (
 	"strings"
 	"sync"
 
+	"github.com/twmb/franz-go/pkg/kfake"
 	"github.com/twmb/franz-go/pkg/kmsg"
 
 	"refinersource/internal/checker"
@@ -94,7 +95,7 @@ var effects = map[Kind][]checker.Effect{
 	Freezes: {checker.Frozen}, Isolated: {checker.Frozen},
 	CommitRefused: {checker.Unclean}, CommitUnsure: {checker.Unclean},
 	CoordinatorErrors: {checker.Unclean}, CoordinatorMoves: {checker.Unclean},
-	Trimmed: {checker.Trimmed},
+	Trimmed: {checker.Trimmed}, TrimmedAhead: {checker.Trimmed},
 }
 
 func (r *record) fault(f fault, at checker.Time) *checker.Fault {
@@ -160,6 +161,7 @@ func (r *record) look(w *world) {
 		entry := checker.Commit{At: c.At.UnixNano(), Partition: int(p), Offset: c.Offset, Metadata: c.Metadata}
 		if entry != r.last[p] {
 			r.last[p] = entry
+			w.happens("partition %d: committed %d", p, c.Offset)
 			r.h.Commits = append(r.h.Commits, entry)
 		}
 	}
@@ -186,6 +188,7 @@ func (r *record) dump(ctx context.Context, w *world) error {
 			}
 			r.mu.Lock()
 			for _, rec := range b.Records {
+				w.happens("dumped %d/%d %s %s", rec.Partition, rec.Offset, rec.Key, rec.Header(queue.HeaderEventID))
 				r.h.Log = append(r.h.Log, dumped(rec))
 			}
 			r.next[p] = reader.Offset()
@@ -249,6 +252,15 @@ func (w *world) letters() ([]checker.Letter, error) {
 		}
 	}
 	return letters, nil
+}
+
+// finishedBefore is the offset before which a commit says that all is finished; 0
+// where that cannot be told.
+func finishedBefore(c kfake.GroupCommit) int64 {
+	if cursors(c.Metadata) != 0 {
+		return 0 // they point at what is not
+	}
+	return c.Offset
 }
 
 // cursors is the number of tenant cursors in the metadata of a commit

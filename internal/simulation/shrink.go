@@ -1,7 +1,5 @@
 package simulation
 
-import "slices"
-
 // Shrink looks for fewer faults that fail as well, and returns the options of the
 // smallest failing run that it found, with its report. Each try is a run, made by
 // run in a bubble of its own; there are at most so many. failed is the report of
@@ -27,7 +25,8 @@ func Shrink(o Options, failed Report, tries int, run func(Options) Report) (Opti
 		left := false
 		for from := 0; from < len(numbers); {
 			to := min(from+size, len(numbers))
-			rest := slices.Concat([]int{}, numbers[:from], numbers[to:])
+			// Never nil, which would be all of them.
+			rest := append(append(make([]int, 0, len(numbers)), numbers[:from]...), numbers[to:]...)
 			if fails(rest) {
 				numbers, left = rest, true
 			} else {

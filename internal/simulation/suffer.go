@@ -70,7 +70,7 @@ func (w *world) inflict(ctx context.Context, f fault) (undo func()) {
 		return nothing
 	case PublishRefused, PublishUnsure, FetchRefused, CommitRefused, CommitUnsure, CoordinatorErrors, LettersRefused:
 		return w.cluster().Fault(w.ofBroker(f)...).Remove
-	case Trimmed:
+	case Trimmed, TrimmedAhead:
 		return w.trim(ctx, f)
 	case Copies:
 		return w.copies(ctx, f)
@@ -178,14 +178,21 @@ func (w *world) ofBroker(f fault) []kfake.Fault {
 // they belong to the history.
 func (w *world) trim(ctx context.Context, f fault) func() {
 	info := w.cluster().PartitionInfo(w.topics.Events(), int32(f.partition))
-	if info == nil || info.HighWatermark == info.LogStartOffset {
+	if info == nil {
+		return nil
+	}
+	end := info.HighWatermark
+	if f.kind == Trimmed {
+		end = finishedBefore(w.commits()[int32(f.partition)])
+	}
+	if end <= info.LogStartOffset {
 		return nil
 	}
 	if err := w.record.dump(ctx, w); err != nil {
 		w.violate("read the log before it is trimmed: %v", err)
 		return nil
 	}
-	to := info.LogStartOffset + 1 + int64(f.amount)%(info.HighWatermark-info.LogStartOffset)
+	to := info.LogStartOffset + 1 + int64(f.amount)%(end-info.LogStartOffset)
 	if err := w.cluster().DeleteRecords(w.topics.Events(), int32(f.partition), to); err != nil {
 		w.violate("trim the log: %v", err)
 		return nil

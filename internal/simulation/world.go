@@ -67,7 +67,7 @@ func newWorld(t T, p *plan, o Options) *world {
 		t: t, plan: p, o: o, began: time.Now(), network: new(kfake.VirtualNetwork), topics: queue.Topics{Prefix: "sim."},
 		record: newRecord(p), slots: make([]*member, p.workers),
 	}
-	w.receivers = newReceivers(p, w.record)
+	w.receivers = newReceivers(p, w.record, w.happens)
 	return w
 }
 
