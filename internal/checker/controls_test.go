@@ -103,6 +103,17 @@ func controls() []control {
 			w.h.Final.Positions = []checker.Position{{Partition: e.partition, Committed: e.offset + 1, Metadata: last.Metadata}}
 		}, checker.Options{}, checker.Complete},
 
+		{"its tenant fails, and the cursor says that it is done", calm, func(w *world) {
+			e := w.event("dove", "u1", "e", 1)
+			w.h.Final.Failing = []string{"dove"}
+			w.commit(e.partition, e.offset+1, lane.Cursor{
+				Tag: lane.TagOf("dove"), From: lane.Offset(e.offset), Runs: []lane.Run{{Events: 1, State: lane.Done}},
+			})
+			last := w.h.Commits[len(w.h.Commits)-1]
+			w.h.Commits = nil
+			w.h.Final.Positions = []checker.Position{{Partition: e.partition, Committed: e.offset + 1, Metadata: last.Metadata}}
+		}, checker.Options{}, checker.Complete},
+
 		// Pair
 		{"group before identify", calm, func(w *world) {
 			e := w.event("acme", "u7", "e", 1)
@@ -291,6 +302,19 @@ func controls() []control {
 			w.request(e.tenant, answer{status: 401}, e.calls[0])
 			w.letter(e, "rejected", 401)
 		}, checker.Options{}, checker.DeadLetters},
+		{"for a 401 that came after a 400", calm, func(w *world) {
+			e := w.event("acme", "u7", "e", 1)
+			w.request(e.tenant, answer{status: 400}, e.calls[0])
+			w.request(e.tenant, answer{status: 401}, e.calls[0])
+			w.letter(e, "rejected", 401)
+		}, checker.Options{}, checker.DeadLetters},
+		{"poison, though nothing but its own identify was taken", calm, func(w *world) {
+			e := w.event("dove", "u7", "e", 1)
+			w.request(e.tenant, answer{status: 500}, e.calls[0])
+			w.request(e.tenant, taken, e.calls[0])
+			w.request(e.tenant, answer{status: 500}, e.calls[1])
+			w.letter(e, "poison", 500)
+		}, checker.Options{}, checker.DeadLetters},
 		{"never refused alone", calm, func(w *world) {
 			a, b := w.event("acme", "u7", "a", 1), w.event("acme", "u8", "b", 1)
 			w.request(a.tenant, answer{status: 400}, a.calls[0], b.calls[0])
@@ -357,6 +381,10 @@ func controls() []control {
 			w.deliver(e)
 			w.post("acme", "survey-event", "u7", w.h.Log[len(w.h.Log)-1].Value)
 			w.deliver(e)
+		}, checker.Options{}, checker.Duplicates},
+		{"again after another tenant's trouble", calm, func(w *world) {
+			w.h.Faults = append(w.h.Faults, checker.Fault{At: w.now, Until: w.now + second, Fault: "F26", Tenants: []string{"bolt"}})
+			again(w)
 		}, checker.Options{}, checker.Duplicates},
 		{"again when the doubt is over", calm, func(w *world) {
 			e := w.event("acme", "u7", "e", 1)
