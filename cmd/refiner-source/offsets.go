@@ -156,7 +156,7 @@ func (g *groupView) report(ctx context.Context) (*offsetsReport, error) {
 	if err != nil {
 		return nil, err
 	}
-	committed, err := g.log.Committed(ctx, g.group, g.topic)
+	committed, err := g.committed(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -184,6 +184,31 @@ func (g *groupView) report(ctx context.Context) (*offsetsReport, error) {
 		return cmp.Or(cmp.Compare(a.Tenant, b.Tenant), cmp.Compare(a.Tag, b.Tag))
 	})
 	return r, nil
+}
+
+const (
+	commitsPause   = 250 * time.Millisecond
+	commitsTimeout = 10 * time.Second
+)
+
+// committed asks again for a while: the group's coordinator may be on its way, as
+// in a new cluster or after the loss of a broker.
+func (g *groupView) committed(ctx context.Context) (map[int]queue.Committed, error) {
+	ctx, cancel := context.WithTimeout(ctx, commitsTimeout)
+	defer cancel()
+	again := time.NewTicker(commitsPause)
+	defer again.Stop()
+	for {
+		c, err := g.log.Committed(ctx, g.group, g.topic)
+		if !errors.Is(err, queue.ErrUnavailable) {
+			return c, err
+		}
+		select {
+		case <-ctx.Done():
+			return nil, err
+		case <-again.C:
+		}
+	}
 }
 
 // partition says what the commit says.

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kgo"
 	"github.com/twmb/franz-go/pkg/kmsg"
 	"github.com/twmb/franz-go/pkg/kversion"
@@ -22,7 +23,7 @@ import (
 
 // offsetsWorld is a broker with the events topic, and a client beside ours.
 type offsetsWorld struct {
-	brokers []string
+	broker  *broker.Broker
 	client  *kgo.Client
 	tenants string // the file, with the tenant acme
 }
@@ -54,7 +55,7 @@ func newOffsetsWorld(t *testing.T, retention string) *offsetsWorld {
 		t.Fatal(err)
 	}
 	t.Cleanup(client.Close)
-	w := &offsetsWorld{brokers: b.Addrs(), client: client, tenants: filepath.Join(t.TempDir(), "tenants.yaml")}
+	w := &offsetsWorld{broker: b, client: client, tenants: filepath.Join(t.TempDir(), "tenants.yaml")}
 	if err := os.WriteFile(w.tenants, []byte("tenants:\n  - id: acme\n    write_key: secret\n    auth: none\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
@@ -111,7 +112,7 @@ func (w *offsetsWorld) show(t *testing.T, args ...string) (out, said string, cod
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
 	root := newRoot()
-	root.SetArgs(append([]string{"offsets", "show", "--brokers", strings.Join(w.brokers, ",")}, args...))
+	root.SetArgs(append([]string{"offsets", "show", "--brokers", strings.Join(w.broker.Addrs(), ",")}, args...))
 	var stdout, stderr bytes.Buffer
 	root.SetOut(&stdout)
 	code = execute(ctx, root, &stderr)
@@ -264,5 +265,50 @@ func TestOffsetsShowFailsWithoutTheTopic(t *testing.T) {
 	out, said, code := w.show(t, "--topic-prefix", "other.")
 	if code != exitFailed || out != "" || !strings.Contains(said, "other.events") {
 		t.Errorf("it ended with %d, %q and %q", code, out, said)
+	}
+}
+
+// What cannot be read is not shown as if there were nothing.
+func TestOffsetsShowFailsWhereTheEventAtACursorCannotBeRead(t *testing.T) {
+	t.Parallel()
+	w := newOffsetsWorld(t, "-1")
+	w.publish(t, 0, time.Now())
+	w.commit(t, 0, 1, metadata(t, lane.Metadata{Partitions: 3, Cursors: []lane.Cursor{{Tag: lane.TagOf("acme")}}}))
+	w.broker.Cluster().ControlKey(int16(kmsg.Fetch), func(req kmsg.Request) (kmsg.Response, error, bool) {
+		w.broker.Cluster().KeepControl()
+		fetch, ok := req.(*kmsg.FetchRequest)
+		if !ok {
+			return nil, nil, false
+		}
+		p := kmsg.NewFetchResponseTopicPartition()
+		p.Partition, p.ErrorCode = fetch.Topics[0].Partitions[0].Partition, kerr.TopicAuthorizationFailed.Code
+		topic := kmsg.NewFetchResponseTopic()
+		topic.Topic, topic.Partitions = fetch.Topics[0].Topic, append(topic.Partitions, p)
+		res := kmsg.NewPtrFetchResponse()
+		res.SetVersion(req.GetVersion())
+		res.Topics = append(res.Topics, topic)
+		return res, nil, true
+	})
+	out, said, code := w.show(t)
+	if code != exitFailed || out != "" || !strings.Contains(said, "read the event at the cursor") {
+		t.Errorf("it ended with %d, %q and %q", code, out, said)
+	}
+}
+
+func TestOffsetsShowWaitsForTheGroupsCoordinator(t *testing.T) {
+	t.Parallel()
+	w := newOffsetsWorld(t, "-1")
+	asked := make(chan struct{}, 1)
+	w.broker.Cluster().ControlKey(int16(kmsg.OffsetFetch), func(req kmsg.Request) (kmsg.Response, error, bool) {
+		res, ok := req.ResponseKind().(*kmsg.OffsetFetchResponse)
+		if !ok {
+			return nil, nil, false
+		}
+		asked <- struct{}{} // once: it is not kept
+		res.ErrorCode = kerr.NotCoordinator.Code
+		return res, nil, true
+	})
+	if out, said, code := w.show(t); code != exitDone || len(asked) != 1 {
+		t.Errorf("it ended with %d, %q and %q, refused %d times", code, out, said, len(asked))
 	}
 }
