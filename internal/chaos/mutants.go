@@ -41,9 +41,9 @@ var scenarios = map[string]scenario{
 	"copies": {o: Options{Duration: 8 * time.Second, Events: 2400}, copies: true},
 	// Workers are rolled while answers take their time, so that events queue up.
 	"restart": {
-		o:       Options{Duration: 16 * time.Second, Events: 6400},
+		o:       Options{Duration: 16 * time.Second, Events: 3200},
 		plan:    []Injection{{At: 3 * time.Second, For: 3 * time.Second, Fault: "F3", Track: "workers"}},
-		latency: 400 * time.Millisecond,
+		latency: 100 * time.Millisecond,
 	},
 	// A worker is killed, and comes again.
 	"kill": {
