@@ -125,7 +125,9 @@ func (w *world) end(m *member, how string) {
 			w.violate("%s has not ended %v after it was told to", m.name, endBound)
 			m.kafka.cut(true)
 			m.receiver.cut(true)
-			<-m.ended
+			if err := <-m.ended; err != nil {
+				w.violate("%s returned %v, want nil", m.name, err)
+			}
 		}
 		_ = m.letters.Close() // it waits for what is under way
 		m.log.Close()

@@ -140,8 +140,12 @@ func (d *deadline) set(at time.Time) {
 // timeoutError is what a passed deadline gives.
 type timeoutError struct{}
 
-func (timeoutError) Error() string   { return "i/o timeout" }
-func (timeoutError) Timeout() bool   { return true }
+func (timeoutError) Error() string { return "i/o timeout" }
+
+// Timeout implements net.Error.
+func (timeoutError) Timeout() bool { return true }
+
+// Temporary implements net.Error.
 func (timeoutError) Temporary() bool { return true }
 
 // wait waits while the link stands still, until the deadline or the end of the

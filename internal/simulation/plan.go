@@ -273,6 +273,7 @@ func (p *plan) newFault(r *rand.Rand, k Kind) fault {
 		f.length = length(r, 35*time.Second, 2*time.Minute)
 	case Trimmed, TrimmedAhead, Copies, Garbage, Rotated, CoordinatorMoves, LeadersMove, IngressCut:
 		f.length = 0
+	default:
 	}
 	return f
 }

@@ -250,12 +250,12 @@ func (rs *receivers) take(worker string, to segment.Target, calls []attribution.
 
 // briefly names the calls of a request.
 func briefly(calls []attribution.Call) string {
-	text := ""
+	names := make([]string, len(calls))
 	for i := range calls {
 		c := &calls[i]
-		text += fmt.Sprintf(" %v %s %s %s", c.Kind, c.UserID, c.Timestamp.Format("04:05.000"), c.MessageID[:min(4, len(c.MessageID))])
+		names[i] = fmt.Sprintf("%v %s %s %s", c.Kind, c.UserID, c.Timestamp.Format("04:05.000"), c.MessageID[:min(4, len(c.MessageID))])
 	}
-	return text[min(1, len(text)):]
+	return strings.Join(names, ", ")
 }
 
 // result is what package segment makes of an answer.

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net/http"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -238,16 +239,16 @@ func (w *world) commits() map[int32]kfake.GroupCommit {
 
 // standing says where the commit points stand.
 func (w *world) standing() string {
-	text := ""
+	var text strings.Builder
 	commits := w.commits()
 	for p, info := range w.cluster().PartitionInfos(w.topics.Events()) {
 		c := commits[int32(p)]
-		text += fmt.Sprintf("partition %d: committed %d of %d to %d, %d cursors; ", p, c.Offset, info.LogStartOffset, info.HighWatermark, cursors(c.Metadata))
+		fmt.Fprintf(&text, "partition %d: committed %d of %d to %d, %d cursors; ", p, c.Offset, info.LogStartOffset, info.HighWatermark, cursors(c.Metadata))
 	}
 	if g := w.cluster().GroupInfo(group); g != nil {
-		text += fmt.Sprintf("group %s with %d members", g.State, len(g.Members))
+		fmt.Fprintf(&text, "group %s with %d members", g.State, len(g.Members))
 	}
-	return text
+	return text.String()
 }
 
 // wellDone reports whether all calls of the well tenants have taken effect.
