@@ -223,7 +223,7 @@ func (s *state) hold(ctx context.Context, t *tenantState, changed func() bool) (
 		s.unlock()
 		return nil, false, nil
 	}
-	if h.due && !h.probing {
+	if h.due {
 		h.due, h.probing = false, true
 		s.unlock()
 		return &probe{h, h.opened}, true, nil
@@ -248,8 +248,8 @@ func (s *state) hold(ctx context.Context, t *tenantState, changed func() bool) (
 	return nil, true, context.Cause(ctx)
 }
 
-// earn adds what an accepted request allows.
-func (h *host) earn() { h.tokens = min(maxRetries, h.tokens+retryShare) }
+// earn adds what an accepted request allows; spend holds it to its bound.
+func (h *host) earn() { h.tokens += retryShare }
 
 // spend takes leave for one retry, if there is any.
 func (h *host) spend(now time.Time) bool {

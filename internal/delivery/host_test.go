@@ -499,3 +499,39 @@ func TestHostDownWithARetryAfter(t *testing.T) {
 		}
 	})
 }
+
+// A host that has recovered begins anew: neither what its tenants met before nor
+// the length of the outage before counts.
+func TestHostThatHasRecoveredBeginsAnew(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		answer := setting[segment.Result]{value: down}
+		h, told := &hosts{answer: func(string) segment.Result { return answer.get() }}, &changes{}
+		d := newDeliverer(t, delivery.Options{Sender: h, NotifyHost: told.notify})
+		outage := func(until time.Duration) {
+			ctx, cancel := context.WithTimeout(t.Context(), until)
+			defer cancel()
+			callAll(ctx, d, 30, ofHost(aHost))()
+		}
+		outage(9 * time.Second) // probes at 1, 3 and 7 s; the next would be at 15
+		time.Sleep(8 * time.Second)
+		answer.set(ok)
+		// None waited when it was time for a probe: this call is one at once.
+		if _, verdict := d.DeliverWithinBudget(t.Context(), named("t001", aHost), parts(1), delivery.DeliverOptions{}); verdict != (delivery.Verdict{}) {
+			t.Errorf("verdict %+v, want it accepted", verdict)
+		}
+		if got := told.states(); !slices.Equal(got, []string{"open a.test", "close a.test"}) {
+			t.Errorf("told %v, want open, close", got)
+		}
+		answer.set(down)
+		if _, verdict := d.DeliverWithinBudget(t.Context(), named("t002", aHost), parts(1), delivery.DeliverOptions{}); verdict.Cause != delivery.Unavailable {
+			t.Errorf("verdict %+v, want unavailable: one tenant that fails is no outage", verdict)
+		}
+		time.Sleep(time.Minute)
+		before := h.requests()
+		outage(1500 * time.Millisecond)
+		if got := h.requests() - before; got != 31 {
+			t.Errorf("%d requests in the first 1.5 s of an outage, want 30 and a probe after 1 s", got)
+		}
+	})
+}
