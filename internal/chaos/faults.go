@@ -58,6 +58,9 @@ func (j *injector) run(ctx context.Context, all []Injection) {
 				j.inject(ctx, in)
 				track, _, _ := strings.Cut(in.Track, "-")
 				calm = time.Now().Add(gaps[track][0])
+				if slices.Contains(leavers, in.Fault) && !j.goOn {
+					calm = calm.Add(j.session)
+				}
 			}
 		})
 	}

@@ -253,15 +253,18 @@ func (r *run) setUp(ctx context.Context, procs *supervisor, free *ports, cluster
 			return err
 		}
 	}
+	if err := r.takeSession(ctx, o.Session); err != nil {
+		return err
+	}
 	if r.planned, err = Schedule(ScheduleOptions{
-		Seed: o.Seed, Duration: o.Duration, Active: min(o.Active, o.Tenants), Brokers: o.Brokers, Faults: o.Faults, Long: o.Long,
+		Seed: o.Seed, Duration: o.Duration, Active: min(o.Active, o.Tenants), Brokers: o.Brokers, Faults: o.Faults, Long: o.Long, Session: r.session,
 	}); err != nil {
 		return err
 	}
 	if o.plan != nil {
 		r.planned = o.plan
 	}
-	if err := errors.Join(r.fleet.write(), r.takeSession(ctx, o.Session), r.ensureTopics(ctx, o.Partitions), r.startIngress()); err != nil {
+	if err := errors.Join(r.fleet.write(), r.ensureTopics(ctx, o.Partitions), r.startIngress()); err != nil {
 		return err
 	}
 	for _, m := range r.workers {

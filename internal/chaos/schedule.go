@@ -40,7 +40,7 @@ var tracks = map[string][]kind{
 		{fault: "F6", least: 40 * time.Second, most: 45 * time.Second},
 		{fault: "F7", least: 10 * time.Second, most: 20 * time.Second},
 		{fault: "F8", least: 100 * time.Millisecond, most: 3 * time.Second},
-		{fault: "F20", least: 20 * time.Second, most: 60 * time.Second},
+		{fault: "F20", least: 15 * time.Second, most: 30 * time.Second},
 		{fault: "F26", mode: "link", least: 5 * time.Second, most: 10 * time.Second},
 		{fault: "F27", mode: "link", least: 5 * time.Second, most: 10 * time.Second},
 		{fault: "F45", least: 40 * time.Second, most: 45 * time.Second, long: true},
@@ -82,7 +82,7 @@ var mixed = []string{"500", "5xx", "429", "408", "401", "403", "404", "302", "re
 
 // gaps are the pauses between two injections of a track.
 var gaps = map[string][2]time.Duration{
-	"workers": {6 * time.Second, 14 * time.Second}, "brokers": {20 * time.Second, 35 * time.Second},
+	"workers": {6 * time.Second, 14 * time.Second}, "brokers": {25 * time.Second, 40 * time.Second},
 	"receiver": {time.Second, 5 * time.Second}, "events": {5 * time.Second, 20 * time.Second},
 }
 
@@ -94,7 +94,14 @@ type ScheduleOptions struct {
 	Brokers  int    // with fewer than three no broker is struck
 	Faults   string // safety: all; none; or names with commas between them
 	Long     bool   // with those that take long
+	// Session is how long a group waits for a member that is gone. After a fault
+	// that leaves such a one the next of its track waits as long, so that work is
+	// done between them.
+	Session time.Duration
 }
+
+// leavers are the faults after which a group waits for members that are gone.
+var leavers = []string{"F1", "F2", "F5", "F6", "F12", "F13", "F20", "F45"}
 
 // Schedule draws the faults of a run: the same seed, the same faults. Each kind of
 // a track comes once before any comes again.
@@ -131,7 +138,7 @@ func Schedule(o ScheduleOptions) ([]Injection, error) {
 		if second != "" {
 			first = half
 		}
-		all = append(all, deal(r, track, deck, gaps[source], o.Duration, first, half)...)
+		all = append(all, deal(r, track, deck, gaps[source], o, first, half)...)
 	}
 	for name := range wanted {
 		if !known[name] {
@@ -143,7 +150,7 @@ func Schedule(o ScheduleOptions) ([]Injection, error) {
 }
 
 // deal draws from a deck until the time is over.
-func deal(r *rand.Rand, track string, deck []kind, gap [2]time.Duration, until time.Duration, first, tenants int) []Injection {
+func deal(r *rand.Rand, track string, deck []kind, gap [2]time.Duration, o ScheduleOptions, first, tenants int) []Injection {
 	var all []Injection
 	between := func(least, most time.Duration) time.Duration {
 		return least + time.Duration(r.Int64N(int64(most-least)+1))
@@ -154,7 +161,7 @@ func deal(r *rand.Rand, track string, deck []kind, gap [2]time.Duration, until t
 		for _, n := range r.Perm(len(deck)) {
 			k := deck[n]
 			in := Injection{At: at, For: between(k.least, k.most), Fault: k.fault, Track: track, Mode: k.mode, Target: r.IntN(1 << 20), Seed: r.Uint64()}
-			if in.At+in.For > until {
+			if in.At+in.For > o.Duration {
 				continue // a shorter one may fit
 			}
 			fits = true
@@ -170,6 +177,9 @@ func deal(r *rand.Rand, track string, deck []kind, gap [2]time.Duration, until t
 			}
 			all = append(all, in)
 			at += in.For + between(gap[0], gap[1])
+			if slices.Contains(leavers, k.fault) {
+				at += o.Session
+			}
 		}
 		if !fits {
 			return all

@@ -22,7 +22,7 @@ func schedule(t *testing.T, o chaos.ScheduleOptions) []chaos.Injection {
 }
 
 func safety(seed uint64, d time.Duration) chaos.ScheduleOptions {
-	return chaos.ScheduleOptions{Seed: seed, Duration: d, Active: 80, Brokers: 3, Faults: "safety"}
+	return chaos.ScheduleOptions{Seed: seed, Duration: d, Active: 80, Brokers: 3, Faults: "safety", Session: 12 * time.Second}
 }
 
 func TestScheduleIsThatOfItsSeed(t *testing.T) {
@@ -72,7 +72,7 @@ func TestScheduleKeepsToItsTime(t *testing.T) {
 func TestScheduleDealsEachFaultBeforeItRepeatsOne(t *testing.T) {
 	t.Parallel()
 	got := make(map[string]bool)
-	for _, in := range schedule(t, safety(3, 20*time.Minute)) {
+	for _, in := range schedule(t, safety(3, 30*time.Minute)) {
 		got[in.Fault] = true
 	}
 	want := []string{
@@ -80,7 +80,7 @@ func TestScheduleDealsEachFaultBeforeItRepeatsOne(t *testing.T) {
 		"F33", "F36", "F37", "F4", "F46", "F47", "F5", "F52", "F6", "F7", "F8",
 	}
 	if d := cmp.Diff(want, slices.Sorted(maps.Keys(got))); d != "" {
-		t.Errorf("faults of twenty minutes (-want +got):\n%s", d)
+		t.Errorf("faults of half an hour (-want +got):\n%s", d)
 	}
 }
 
