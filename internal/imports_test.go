@@ -49,9 +49,10 @@ var table = []row{
 	}, "wiring"},
 	{"e2e", nil, "tests of whole processes, from outside"},
 	{"checker", nil, "recorded histories, held against the promise"},
+	{"simulation", []string{"attribution", "broker", "checker", "deadletter", "delivery", "ingress", "lane", "queue", "segment", "survey", "tenant", "worker"}, "seeded runs of the whole system in virtual time"},
 	{"chaos", []string{"checker"}, "runs of whole processes under faults"},
 	{"cmd/refiner-source", []string{
-		"app", "attribution", "broker", "console", "deadletter", "lane", "queue", "receipt", "sample", "segment", "survey", "tenant",
+		"app", "attribution", "broker", "console", "deadletter", "lane", "queue", "receipt", "sample", "segment", "simulation", "survey", "tenant",
 	}, "flags, signals, exit codes"},
 	{"cmd/refiner-chaos", []string{"chaos", "checker"}, "flags of the proof's runs"},
 }
@@ -79,7 +80,7 @@ var libraries = []only{
 	},
 	{
 		lib:     "github.com/twmb/franz-go",
-		in:      []string{"broker", "chaos", "queue/queuetest"},
+		in:      []string{"broker", "chaos", "queue/queuetest", "simulation"},
 		why:     "the service must run against real Kafka as it is tested",
 		instead: "put it in broker, or in a test",
 	},
@@ -102,25 +103,25 @@ var libraries = []only{
 	},
 	{
 		lib:     "net/http",
-		in:      []string{"app", "chaos", "cmd/refiner-source", "console", "ingress", "segment"},
+		in:      []string{"app", "chaos", "cmd/refiner-source", "console", "ingress", "segment", "simulation"},
 		why:     "what decides must be testable without a network",
 		instead: "put requests in segment, handlers in ingress or console",
 	},
 	{
 		lib:     "os",
-		in:      []string{"app", "broker", "chaos", "cmd/refiner-chaos", "cmd/refiner-source", "tenant"},
+		in:      []string{"app", "broker", "chaos", "cmd/refiner-chaos", "cmd/refiner-source", "simulation", "tenant"},
 		why:     "files and environment are read at the edge",
 		instead: "take the bytes, or a lookup function, as an argument",
 	},
 	{
 		lib:     "net",
-		in:      []string{"app", "broker", "chaos", "cmd/refiner-source", "console", "ingress", "queue", "queue/queuetest", "segment"},
+		in:      []string{"app", "broker", "chaos", "cmd/refiner-source", "console", "ingress", "queue", "queue/queuetest", "segment", "simulation"},
 		why:     "the core has no network",
 		instead: "put it in the adapter: queue, segment or broker",
 	},
 	{
 		lib:     "math/rand",
-		in:      []string{"chaos", "delivery", "queue/queuetest", "sample"},
+		in:      []string{"chaos", "delivery", "queue/queuetest", "sample", "simulation"},
 		why:     "same bytes and same rules give the same calls (invariant 6)",
 		instead: "decide it in delivery, or take the number as an argument",
 	},

@@ -140,7 +140,7 @@ func TestWhatThePromiseAllowsForIsNoBreach(t *testing.T) {
 		{"outlived by the log", calm, func(w *world) {
 			e := w.event("dove", "u7", "e", 1)
 			w.h.Faults = append(w.h.Faults, checker.Fault{At: w.now, Fault: "F38"})
-			w.letter(e, "expired", 0)
+			w.letter(e, "outlived", 0)
 		}, checker.Options{}, func(r *checker.Report) int { return r.Ended.Dead }, 4},
 		{"a replaced key, within its grace", calm, func(w *world) {
 			t := w.tenant("acme")

@@ -208,8 +208,8 @@ func (w *walk) claims(k *Commit, meta *metadata, by Time) {
 			w.claim(k, l, int32(i), int32(end), r.state, by)
 			i = end
 		}
-		if cur.live {
-			end, _ := w.search(l.events, k.Offset)
+		if cur.until > 0 {
+			end, _ := w.search(l.events, cur.until)
 			w.claim(k, l, int32(i), int32(end), done, by)
 		}
 	}

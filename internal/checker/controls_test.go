@@ -287,7 +287,7 @@ func controls() []control {
 		}, checker.Options{}, checker.Commits},
 		{"a cursor says done too soon", calm, claim(lane.Cursor{Runs: []lane.Run{{Events: 1, State: lane.Done}}}), checker.Options{}, checker.Commits},
 		{"a cursor says half done too soon", calm, claim(lane.Cursor{Runs: []lane.Run{{Events: 1, State: lane.AfterFirst}}}), checker.Options{}, checker.Commits},
-		{"a cursor says that the rest is done", calm, claim(lane.Cursor{Live: true, Runs: []lane.Run{{Events: 1}}}), checker.Options{}, checker.Commits},
+		{"a cursor says that the rest is done", calm, claim(lane.Cursor{Until: 1 << 40, Runs: []lane.Run{{Events: 1}}}), checker.Options{}, checker.Commits},
 		{"back", calm, func(w *world) { w.commit(0, w.ends[0]-1); w.commit(0, w.ends[0]) }, checker.Options{}, checker.Commits},
 		{"behind the end", calm, func(w *world) { w.commit(0, w.ends[0]+1) }, checker.Options{}, checker.Commits},
 		{"by an old generation", calm, func(w *world) {
@@ -349,7 +349,7 @@ func controls() []control {
 			w.deliver(w.event("dove", "u8", "f", 1))
 			w.letter(e, "poison", 500)
 		}, checker.Options{}, checker.DeadLetters},
-		{"expired, but it is still there", calm, func(w *world) { w.letter(w.event("acme", "u7", "e", 1), "expired", 0) }, checker.Options{}, checker.DeadLetters},
+		{"outlived, but it is still there", calm, func(w *world) { w.letter(w.event("acme", "u7", "e", 1), "outlived", 0) }, checker.Options{}, checker.DeadLetters},
 		{"after its calls were accepted", calm, func(w *world) {
 			e := w.event("acme", "u7", "e", 1)
 			w.request(e.tenant, answer{status: 400}, e.calls[0])

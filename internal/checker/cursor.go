@@ -24,9 +24,9 @@ func tagOf(tenant string) (t tag) {
 
 // cursor is where a tenant goes on (docs/decisions/0010-tenant-cursors.md).
 type cursor struct {
-	from int64
-	live bool
-	runs []run
+	from  int64
+	until int64 // behind the runs, what lies before is done; 0 if that is nothing
+	runs  []run
 }
 
 // run is so many events of a tenant in one state.
@@ -116,7 +116,7 @@ func (r *reader) metadata() (m metadata) {
 	}
 	m.cursors = make(map[tag]cursor, count)
 	var order []tag
-	var withRuns []bool
+	var withRuns, withUntil []bool
 	from := uint64(0)
 	for range count {
 		t := tag(r.take(6))
@@ -125,8 +125,8 @@ func (r *reader) metadata() (m metadata) {
 		if _, twice := m.cursors[t]; twice || from >= 1<<63 {
 			r.bad = true
 		}
-		m.cursors[t] = cursor{from: int64(from), live: v&1 != 0}
-		order, withRuns = append(order, t), append(withRuns, v&2 != 0)
+		m.cursors[t] = cursor{from: int64(from)}
+		order, withRuns, withUntil = append(order, t), append(withRuns, v&2 != 0), append(withUntil, v&1 != 0)
 	}
 	if flags&4 != 0 {
 		r.varint()
@@ -138,6 +138,13 @@ func (r *reader) metadata() (m metadata) {
 	}
 	for i, t := range order {
 		c := m.cursors[t]
+		if withUntil[i] {
+			behind := r.varint()
+			if behind == 0 || behind >= 1<<63-uint64(c.from) {
+				r.bad = true
+			}
+			c.until = c.from + int64(behind)
+		}
 		for more := withRuns[i]; more && !r.bad; {
 			v := r.varint()
 			n := run{int64(v >> 3), uint8(v >> 1 & 3)}
@@ -147,7 +154,7 @@ func (r *reader) metadata() (m metadata) {
 			c.runs = append(c.runs, n)
 			more = v&1 != 0
 		}
-		if len(c.runs) == 0 && c.live || len(c.runs) > 0 && !c.live && c.runs[len(c.runs)-1].state == pending {
+		if len(c.runs) == 0 && c.until > 0 || len(c.runs) > 0 && c.until == 0 && c.runs[len(c.runs)-1].state == pending {
 			r.bad = true
 		}
 		m.cursors[t] = c
@@ -155,16 +162,16 @@ func (r *reader) metadata() (m metadata) {
 	return m
 }
 
-// state is that of the nth of the tenant's events from the cursor on; passed says
-// that it stands before the committed offset.
-func (c *cursor) state(n int64, passed bool) uint8 {
+// state is that of the nth of the tenant's events from the cursor on, which stands
+// at the offset.
+func (c *cursor) state(n, offset int64) uint8 {
 	for _, r := range c.runs {
 		if n < r.events {
 			return r.state
 		}
 		n -= r.events
 	}
-	if c.live && passed {
+	if offset < c.until {
 		return done
 	}
 	return pending

@@ -17,16 +17,20 @@ import (
 // service writes shows that the document says all.
 func TestMetadataIsReadAsTheServiceWritesIt(t *testing.T) {
 	t.Parallel()
+	const events, passed = 50, 45
 	rapid.Check(t, func(t *rapid.T) {
 		m := lane.Metadata{Partitions: rapid.IntRange(1, 100).Draw(t, "partitions"), Owner: lane.Owner(rapid.IntRange(0, 2).Draw(t, "owner"))}
 		names := rapid.SliceOfNDistinct(rapid.StringMatching("[a-z]{1,8}"), 0, 12, func(s string) string { return s }).Draw(t, "names")
 		for _, name := range names {
-			c := lane.Cursor{Tag: lane.TagOf(name), From: lane.Offset(rapid.Int64Range(0, 1<<40).Draw(t, "from")), Live: rapid.Bool().Draw(t, "live")}
+			c := lane.Cursor{Tag: lane.TagOf(name), From: lane.Offset(rapid.Int64Range(0, 1<<40).Draw(t, "from"))}
+			if rapid.Bool().Draw(t, "until") {
+				c.Until = c.From + passed
+			}
 			for range rapid.IntRange(0, 4).Draw(t, "runs") {
 				c.Runs = append(c.Runs, lane.Run{Events: rapid.IntRange(1, 9).Draw(t, "events"), State: lane.RunState(rapid.IntRange(0, 3).Draw(t, "state"))})
 			}
 			if len(c.Runs) == 0 {
-				c.Live = false // says nothing that is kept
+				c.Until = 0 // says nothing that is kept
 			}
 			m.Cursors = append(m.Cursors, c)
 		}
@@ -34,7 +38,6 @@ func TestMetadataIsReadAsTheServiceWritesIt(t *testing.T) {
 		if err != nil || !complete {
 			t.Fatalf("complete %v, %v", complete, err)
 		}
-		const events, passed = 50, 45
 		for _, c := range m.Cursors {
 			var want []uint8
 			for _, r := range c.Runs {
@@ -44,13 +47,13 @@ func TestMetadataIsReadAsTheServiceWritesIt(t *testing.T) {
 			}
 			for len(want) < events {
 				state := uint8(lane.Pending)
-				if c.Live && len(want) < passed {
+				if c.Until > 0 && len(want) < passed {
 					state = uint8(lane.Done)
 				}
 				want = append(want, state)
 			}
 			name := names[slices.IndexFunc(m.Cursors, func(o lane.Cursor) bool { return o.Tag == c.Tag })]
-			from, got, ok, err := checker.CursorStates(text, name, events, passed)
+			from, got, ok, err := checker.CursorStates(text, name, events)
 			if err != nil || !ok || from != int64(c.From) || !slices.Equal(got, want) {
 				t.Fatalf("%s: from %d, ok %v, %v, states %v, want from %d, %v", name, from, ok, err, got, c.From, want)
 			}
@@ -69,7 +72,7 @@ func TestChangedMetadataIsRefused(t *testing.T) {
 		t.Fatal(err)
 	}
 	read := func(text string) error {
-		_, _, _, err := checker.CursorStates(text, "acme", 1, 1)
+		_, _, _, err := checker.CursorStates(text, "acme", 1)
 		return err
 	}
 	if err := read(text); err != nil {
@@ -107,7 +110,7 @@ func TestChangedMetadataIsRefused(t *testing.T) {
 			t.Errorf("%s is read", name)
 		}
 	}
-	if _, _, ok, err := checker.CursorStates("", "acme", 1, 1); ok || err != nil {
+	if _, _, ok, err := checker.CursorStates("", "acme", 1); ok || err != nil {
 		t.Errorf("no metadata is read as a cursor %v, %v", ok, err)
 	}
 }

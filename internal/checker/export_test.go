@@ -36,16 +36,17 @@ func Comparable(raw []byte, version string) (string, error) {
 	return string(n.appendCanonical(nil)), nil
 }
 
-// CursorStates are the states of a tenant's events from its cursor on, by the
-// metadata of a commit, and where the cursor stands; ok is false without one.
-func CursorStates(metadata, tenant string, events, passed int) (from int64, states []uint8, ok bool, err error) {
+// CursorStates are the states of a tenant's events from its cursor on, which follow
+// each other in the log, by the metadata of a commit, and where the cursor stands;
+// ok is false without one.
+func CursorStates(metadata, tenant string, events int) (from int64, states []uint8, ok bool, err error) {
 	m, err := decodeMetadata(metadata)
 	if err != nil {
 		return 0, nil, false, err
 	}
 	c, ok := m.cursors[tagOf(tenant)]
 	for i := range events {
-		states = append(states, c.state(int64(i), i < passed))
+		states = append(states, c.state(int64(i), c.from+int64(i)))
 	}
 	return c.from, states, ok, nil
 }

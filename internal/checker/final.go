@@ -121,7 +121,7 @@ func (c *checking) waits(e *event) bool {
 		return !passed
 	}
 	first, _ := c.search(c.lanes[e.lane].events, cur.from)
-	return cur.state(int64(int(e.inLane)-first), passed) != done
+	return cur.state(int64(int(e.inLane)-first), e.offset) != done
 }
 
 // converged verifies, of the keys in which calls came again, that what was

@@ -166,7 +166,7 @@ func (c *checking) unjustified(l *letter, e *event, ev *evidence) string {
 			return "but nothing else of its tenant was taken since it failed: that is the tenant's trouble"
 		}
 		return ""
-	case "expired":
+	case "outlived":
 		if p := c.parts[int(e.partition)]; e.offset < p.start || c.any(Trimmed) {
 			return ""
 		}

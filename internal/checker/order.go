@@ -197,7 +197,7 @@ func (c *checking) uncommitted(at int32, when Time, forgotten bool) bool {
 		return !passed && !forgotten
 	}
 	first, _ := c.search(c.lanes[e.lane].events, cur.from)
-	switch cur.state(int64(int(e.inLane)-first), passed) {
+	switch cur.state(int64(int(e.inLane)-first), e.offset) {
 	case done:
 		return false
 	case afterFirst:

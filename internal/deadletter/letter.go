@@ -41,12 +41,18 @@ const (
 	// WouldBeDropped: the event's calls were not sent, since Segment would have
 	// answered 200 and dropped them.
 	WouldBeDropped Reason = "would_be_dropped"
+	// Poison: the receiver failed with the event again and again, while it accepted
+	// others of the tenant.
+	Poison Reason = "poison"
+	// Outlived: the log was about to drop the event before its tenant's receiver
+	// took it.
+	Outlived Reason = "outlived"
 )
 
 // Reasons returns all reasons.
 func Reasons() []Reason {
 	return []Reason{
-		Undecodable, BadIdentity, AmbiguousIdentity, NoIdentity, TooLarge, UnknownTenant, Rejected, WouldBeDropped,
+		Undecodable, BadIdentity, AmbiguousIdentity, NoIdentity, TooLarge, UnknownTenant, Rejected, WouldBeDropped, Poison, Outlived,
 	}
 }
 

@@ -50,8 +50,9 @@ var (
 type entry struct {
 	*Cursor
 	runs []Run // in their one form; fewer where the room ends
-	size int   // of all the runs, in bytes
-	live bool
+	size int   // of all the runs, and of until, in bytes
+	// until is Until less From; 0 if there is none.
+	until uint64
 }
 
 // Encode makes the text of m, which is ASCII, at most MaxText long, and the same
@@ -117,9 +118,13 @@ func (m *Metadata) entries() ([]entry, error) {
 		if err != nil {
 			return nil, fmt.Errorf("cursor %v: %w", c.Tag, err)
 		}
-		live := c.Live && len(runs) > 0
-		runs = trimmed(runs, live)
-		entries[i] = entry{Cursor: c, runs: runs, size: sizeOf(runs), live: live}
+		e := entry{Cursor: c}
+		if c.Until > c.From && len(runs) > 0 {
+			e.until = uint64(c.Until - c.From)
+		}
+		e.runs = trimmed(runs, e.until > 0)
+		e.size = sizeOf(e.runs) + e.untilSize()
+		entries[i] = e
 	}
 	slices.SortFunc(entries, func(a, b entry) int { return bytes.Compare(a.Tag[:], b.Tag[:]) })
 	for i := range entries[1:] {
@@ -159,8 +164,8 @@ func merged(runs []Run) ([]Run, error) {
 }
 
 // trimmed is the runs without what is said about the events behind them anyway.
-func trimmed(runs []Run, live bool) []Run {
-	if n := len(runs); n > 0 && !live && runs[n-1].State == Pending {
+func trimmed(runs []Run, until bool) []Run {
+	if n := len(runs); n > 0 && !until && runs[n-1].State == Pending {
 		return runs[:n-1]
 	}
 	return runs
@@ -168,7 +173,7 @@ func trimmed(runs []Run, live bool) []Run {
 
 // fit makes the runs take at most room bytes, and returns how many they take and
 // whether they are all there. It keeps the shortest, and of those that do not fit
-// the beginning. A cursor that loses runs is no longer live: behind those that
+// the beginning. A cursor that loses runs loses its until: behind those that
 // are left everything is pending.
 func fit(entries []entry, room int) (size int, whole bool) {
 	for i := range entries {
@@ -189,13 +194,21 @@ func fit(entries []entry, room int) (size int, whole bool) {
 			continue
 		}
 		kept := 0
-		for n := size; n+e.runs[kept].size() <= room; kept++ {
+		for n := size; kept < len(e.runs) && n+e.runs[kept].size() <= room; kept++ {
 			n += e.runs[kept].size()
 		}
-		e.runs, e.live = trimmed(e.runs[:kept], false), false
+		e.runs, e.until = trimmed(e.runs[:kept], false), 0
 		size += sizeOf(e.runs)
 	}
 	return size, false
+}
+
+// untilSize is how many bytes until takes.
+func (e *entry) untilSize() int {
+	if e.until == 0 {
+		return 0
+	}
+	return length(e.until)
 }
 
 func sizeOf(runs []Run) int {
@@ -255,7 +268,7 @@ func appendCursors(b []byte, entries []entry) []byte {
 		if len(e.runs) > 0 {
 			v |= 2
 		}
-		if e.live {
+		if e.until > 0 {
 			v |= 1
 		}
 		b = append(b, e.Tag[:]...)
@@ -268,6 +281,9 @@ func appendCursors(b []byte, entries []entry) []byte {
 func appendRuns(b []byte, entries []entry) []byte {
 	for i := range entries {
 		runs := entries[i].runs
+		if entries[i].until > 0 {
+			b = binary.AppendUvarint(b, entries[i].until)
+		}
 		for j, r := range runs {
 			v := uint64(r.Events)<<3 | uint64(r.State)<<1
 			if j < len(runs)-1 {

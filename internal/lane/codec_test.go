@@ -99,15 +99,15 @@ var golden = []struct {
 		slices.Concat([]byte{0, 12, 2}, acme[:], []byte{5 << 2}, other[:], []byte{0xa0, 0x1f}), "r1.AAwCgiszrYfBFNkpihDRsKAfwIrfKQ",
 	},
 	{
-		"runs and a live cursor",
+		"runs, and what is done behind them",
 		lane.Metadata{Partitions: 12, Cursors: []lane.Cursor{
 			{Tag: acme, From: 5, Runs: []lane.Run{{Events: 1, State: lane.Pending}, {Events: 20, State: lane.Done}}},
-			{Tag: other, From: 6, Live: true, Runs: []lane.Run{
+			{Tag: other, From: 6, Until: 206, Runs: []lane.Run{
 				{Events: 2, State: lane.AfterFirst}, {Events: 3, State: lane.AfterSecond}, {Events: 1, State: lane.Pending},
 			}},
 		}},
 		slices.Concat([]byte{0, 12, 2}, acme[:], []byte{5<<2 | 2}, other[:], []byte{1<<2 | 3},
-			[]byte{1<<3 | 1, 0xa2, 1}, []byte{2<<3 | 2<<1 | 1, 3<<3 | 3<<1 | 1, 1 << 3}), "r1.AAwCgiszrYfBFtkpihDRsAcJogEVHwix2bGQ",
+			[]byte{1<<3 | 1, 0xa2, 1}, []byte{0xc8, 1, 2<<3 | 2<<1 | 1, 3<<3 | 3<<1 | 1, 1 << 3}), "r1.AAwCgiszrYfBFtkpihDRsAcJogHIARUfCESXLiQ",
 	},
 	{
 		"since when and why",
@@ -150,7 +150,7 @@ func TestOneStateHasOneText(t *testing.T) {
 		{Tag: other, From: 5},
 	}})
 	in := lane.Metadata{Cursors: []lane.Cursor{
-		{Tag: other, From: 5, Live: true, Since: time.Unix(1<<40, 0), Runs: []lane.Run{{Events: 0, State: lane.Done}}},
+		{Tag: other, From: 5, Until: 9, Since: time.Unix(1<<40, 0), Runs: []lane.Run{{Events: 0, State: lane.Done}}},
 		{Tag: acme, From: 5, Runs: []lane.Run{
 			{Events: 1, State: lane.Done},
 			{Events: 0, State: lane.Pending},
@@ -281,7 +281,7 @@ func TestRunsAreLeftOutBeforeTheWaits(t *testing.T) {
 	runs := func(i int, c *lane.Cursor) {
 		waits(i, c)
 		c.Runs = slices.Repeat([]lane.Run{{Events: 1, State: lane.Pending}, {Events: 1, State: lane.Done}}, 1+i%7)
-		c.Live = true
+		c.Until = c.From + 50
 	}
 	whole := many(200, 1000, runs)
 	text, complete := encode(t, whole)
@@ -295,10 +295,10 @@ func TestRunsAreLeftOutBeforeTheWaits(t *testing.T) {
 		if !c.Since.Equal(w.Since) || c.Cause != w.Cause {
 			t.Fatalf("cursor %d waits since %v, %v", i, c.Since, c.Cause)
 		}
-		if c.Live != (len(c.Runs) == len(w.Runs)) {
-			t.Errorf("cursor %d is live: %v, with %d of %d runs", i, c.Live, len(c.Runs), len(w.Runs))
+		if (c.Until == w.Until) != (len(c.Runs) == len(w.Runs)) {
+			t.Errorf("cursor %d has until %d, with %d of %d runs", i, c.Until, len(c.Runs), len(w.Runs))
 		}
-		if c.Live {
+		if c.Until > 0 {
 			kept[i%7]++
 		} else if len(c.Runs) > 0 {
 			begun++
@@ -306,7 +306,7 @@ func TestRunsAreLeftOutBeforeTheWaits(t *testing.T) {
 	}
 	expect(t, "cursors with the beginning of their runs", begun, 1)
 	// All of the short ones, some of one length, none of the longer ones.
-	expect(t, "cursors with all their runs", kept, []int{29, 29, 29, 29, 28, 16, 0})
+	expect(t, "cursors with all their runs", kept, []int{29, 29, 29, 29, 28, 4, 0})
 
 	text, complete = encode(t, many(290, 100_000, waits))
 	expect(t, "complete", complete, false)
@@ -317,22 +317,22 @@ func TestRunsAreLeftOutBeforeTheWaits(t *testing.T) {
 func TestOfLongRunsTheBeginningIsKept(t *testing.T) {
 	t.Parallel()
 	long := slices.Repeat([]lane.Run{{Events: 1, State: lane.AfterFirst}, {Events: 1, State: lane.Done}}, 10_000)
-	m := lane.Metadata{Cursors: []lane.Cursor{{Tag: acme, From: 7, Live: true, Runs: long}}}
+	m := lane.Metadata{Cursors: []lane.Cursor{{Tag: acme, From: 7, Until: 9, Runs: long}}}
 	text, complete := encode(t, m)
 	expect(t, "complete", complete, false)
 	expect(t, "characters", len(text), lane.MaxText-1) // the most that base64 makes of whole bytes
 	got := decode(t, text).Cursors[0]
-	expect(t, "live", got.Live, false)
+	expect(t, "until", got.Until, lane.Offset(0))
 	expect(t, "runs", got.Runs, long[:len(got.Runs)])
 }
 
 // states are what a cursor says about the lane's events from From on, and about
-// those behind: before the commit point, and from there on.
+// those behind: before until, and from there on.
 func states(c lane.Cursor) (events []lane.RunState, passed, later lane.RunState) {
 	for _, r := range c.Runs {
 		events = append(events, slices.Repeat([]lane.RunState{r.State}, r.Events)...)
 	}
-	if c.Live && len(events) > 0 {
+	if c.Until > c.From && len(events) > 0 {
 		return events, lane.Done, lane.Pending
 	}
 	return events, lane.Pending, lane.Pending
@@ -437,7 +437,9 @@ func drawMetadata(t *rapid.T) lane.Metadata {
 		c := lane.Cursor{
 			Tag:  lane.TagOf(fmt.Sprint(i)),
 			From: lane.Offset(pick(highest + 1)),
-			Live: pick(2) == 0,
+		}
+		if pick(2) == 0 {
+			c.Until = c.From + lane.Offset(pick(100_000))
 		}
 		if waits && pick(10) > 0 {
 			c.Since, c.Cause = at(pick(1_000_000)), lane.Cause(pick(8))
@@ -501,7 +503,8 @@ func TestDecodeSaysWhatIsWrong(t *testing.T) {
 		{"base is not the least", text(slices.Concat([]byte{4, 12, 1}, acme[:], []byte{0, 9, 2<<4 | 1})...), "one form"},
 		{"unknown cause", text(slices.Concat([]byte{4, 12, 1}, acme[:], []byte{0, 9, 1<<4 | 8})...), "one form"},
 		{"since too late", text(slices.Concat([]byte{4, 12, 1}, acme[:], []byte{0, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 1, 16})...), "one form"},
-		{"live without runs", text(cursor(1)...), "one form"},
+		{"until without runs", text(cursor(1, 5)...), "one form"},
+		{"until of nothing", text(cursor(3, 0, 8|2)...), "one form"},
 		{"runs are missing", text(cursor(2)...), "too short"},
 		{"runs go on and end", text(cursor(2, 8|2|1)...), "too short"},
 		{"empty run", text(cursor(2, 2)...), "one form"},

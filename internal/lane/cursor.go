@@ -51,13 +51,13 @@ func (t Tag) String() string { return hex.EncodeToString(t[:]) }
 type Cursor struct {
 	Tag  Tag
 	From Offset // of the lane's first event without an outcome; below 2^62
-	// Live says that the lane's events behind the runs and before the commit point
-	// are done. Otherwise they are pending. A cursor that is Live needs runs: one
-	// without is kept as not Live, so that nothing is lost.
-	Live bool
-	Runs []Run // over the lane's events, from the one at From on
-	// Since is when it began to wait, to the second; zero if that is not known. A time
-	// before 1970 is not known either.
+	Runs []Run  // over the lane's events, from the one at From on
+	// Until says that the lane's events behind the runs and before this offset are
+	// done; from there on, and everywhere behind the runs if it is not above From,
+	// they are pending. It needs runs: without any it counts as 0.
+	Until Offset
+	// Since is when it began to wait, to the second; zero, or before 1970, if that is
+	// not known.
 	Since time.Time
 	Cause Cause // why it waits
 }

@@ -69,11 +69,14 @@ func (d *decoder) metadata() (Metadata, error) {
 	if flags>>4 != 0 {
 		return Metadata{}, fmt.Errorf("unknown flags %#x", flags)
 	}
-	runs := d.cursors(&m)
+	runs, until := d.cursors(&m)
 	if flags&flagWaits != 0 {
 		d.waits(m.Cursors)
 	}
 	for i := range m.Cursors {
+		if until[i] {
+			m.Cursors[i].Until = m.Cursors[i].From + Offset(d.below(maxOffset))
+		}
 		if runs[i] {
 			m.Cursors[i].Runs = d.runs()
 		}
@@ -84,14 +87,14 @@ func (d *decoder) metadata() (Metadata, error) {
 	return m, d.err
 }
 
-// cursors reads the cursors and tells which of them have runs.
-func (d *decoder) cursors(m *Metadata) []bool {
+// cursors reads the cursors and tells which of them have runs, and which an until.
+func (d *decoder) cursors(m *Metadata) (runs, until []bool) {
 	n := d.below(uint64(len(d.rest)))
 	if n == 0 || d.err != nil {
-		return nil
+		return nil, nil
 	}
 	m.Cursors = make([]Cursor, n)
-	runs := make([]bool, n)
+	runs, until = make([]bool, n), make([]bool, n)
 	before := uint64(0)
 	for i := range m.Cursors {
 		c := &m.Cursors[i]
@@ -103,9 +106,9 @@ func (d *decoder) cursors(m *Metadata) []bool {
 		if before > maxOffset {
 			d.fail(errors.New("offset too large"))
 		}
-		c.From, runs[i], c.Live = Offset(before), v&2 != 0, v&1 != 0
+		c.From, runs[i], until[i] = Offset(before), v&2 != 0, v&1 != 0
 	}
-	return runs
+	return runs, until
 }
 
 func (d *decoder) waits(cursors []Cursor) {

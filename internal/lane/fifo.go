@@ -12,6 +12,9 @@ func (f *fifo[E]) push(e E) { f.items = append(f.items, e) }
 
 func (f *fifo[E]) first() E { return f.items[f.head] }
 
+// all are the items, the first one first. They are the queue's own.
+func (f *fifo[E]) all() []E { return f.items[f.head:] }
+
 func (f *fifo[E]) pop() E {
 	var zero E
 	e := f.items[f.head]
@@ -69,4 +72,17 @@ func (h *heap[T]) pop() *Item[T] {
 	}
 	*h = s
 	return top
+}
+
+// popNth takes out the item that n others are older than.
+func (h *heap[T]) popNth(n int) *Item[T] {
+	older := make([]*Item[T], n)
+	for i := range older {
+		older[i] = h.pop()
+	}
+	it := h.pop()
+	for _, o := range older {
+		h.push(o)
+	}
+	return it
 }

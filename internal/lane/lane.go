@@ -8,19 +8,23 @@
 //   - Order (invariant 3): of the events with one order key, at most one is under
 //     way, and of that event at most one step; the next step is handed out only
 //     when the one before was accepted, the next event only when the one before
-//     is finished.
+//     is finished. A lane that is behind is read again in the order of the log.
 //   - Pair (invariant 4): the steps of an event are its identifies, then its
 //     groups; an event that ends early hands out none of its later steps.
 //   - Isolation (invariant 5): a lane has at most one request in flight, and no
-//     lane waits for another's.
+//     lane waits for another's. One that fails or is slow is passed: a cursor
+//     holds its events, and the commit point goes on without it.
 //   - Nothing lost (invariant 2): the commit point never passes an event that is
-//     not finished.
-//   - Bounded (invariant 8): Full says when the window holds as much as it may;
-//     what is kept for a tenant goes when its last event is finished.
+//     neither finished nor held by one of the Cursors of the same moment.
+//   - Bounded (invariant 8): Full says when the window holds as much as it may,
+//     Room when a lane that is behind does; what is kept for a tenant goes when
+//     its last event is finished.
 //
 // A lane batches by itself: what arrives while its request is in flight goes into
 // the next one, and an idle lane sends at once. There is no timer.
 package lane
+
+import "time"
 
 // Offset is a place in the partition's log.
 type Offset int64
@@ -31,6 +35,9 @@ type Limits struct {
 	RequestBytes int // encoded bytes of the calls in one request
 	WindowEvents int // events that are fetched and not finished
 	WindowBytes  int // bytes of memory that these hold
+	// BehindEvents bounds the events of one lane that are in memory while its
+	// cursor holds them. Of all lanes together they take at most one window more.
+	BehindEvents int
 }
 
 // Cost is what a step takes of a request.
@@ -45,18 +52,23 @@ type Event[T any] struct {
 	Lane   string // whose queue it joins: the tenant
 	Key    string // what it is kept in order by, within the lane
 	// Steps are accepted one after another. A step that is over a request's
-	// limits by itself travels alone. Without steps the event waits for Finish.
+	// limits by itself travels alone. An event without steps is finished as it is
+	// added.
 	Steps   []Cost
 	Bytes   int // of memory, counted against the window
 	Payload T
 }
 
-// Item is an event in the partition's window.
+// Item is an event that is in memory.
 type Item[T any] struct {
 	Event[T]
 
+	ordinal  int64 // among the lane's events
 	step     int
+	deferred bool // not handed out until Release
+	alone    bool // it travels alone: the last time it was what failed
 	finished bool
+	passed   bool // a cursor holds it, not the window
 }
 
 // Part is one step of one event in a request.
@@ -70,6 +82,14 @@ type Part[T any] struct {
 type Request[T any] struct {
 	Lane  string
 	Parts []Part[T]
+	// Probe says that the lane is suspended: this is one step of one event, to
+	// find out whether it would be accepted.
+	Probe bool
+	// Alone says that the one part was deferred before: nothing travels with what may
+	// be what fails.
+	Alone bool
+	// Behind says that the lane is catching up: live traffic goes first.
+	Behind bool
 }
 
 // Outcome says what became of a part.
@@ -83,31 +103,65 @@ const (
 	Ended
 	// Abandoned says: nothing became of it. It is handed out again, in its place.
 	Abandoned
+	// Deferred says: nothing became of it, and it is not to be handed out before
+	// Release. Later events with its key wait for it, and no others.
+	Deferred
 )
 
 // Partition is the state machine. Use New. Not safe for concurrent use.
 type Partition[T any] struct {
 	limits Limits
 	lanes  map[string]*queue[T]
+	// held are the lanes whose events a cursor may have to hold: a part of lanes.
+	held map[string]*queue[T]
 	// ready are the lanes that may send: something to send, nothing in flight.
 	// First in, first out, so that no lane starves another.
 	ready fifo[*queue[T]]
 	// window are the items from the commit point on, in the order of the log.
 	window fifo[*Item[T]]
 	bytes  int
-	open   int // requests in flight
+	// behind are the items that are passed and not finished, of all lanes.
+	behind      int
+	behindBytes int
+	open        int // requests in flight
 
-	next     Offset // one past the last event added
+	next     Offset // one past the last event that was added or skipped
 	begun    Offset // one past the last event handed out
 	draining bool
 }
 
 // queue is a lane: the events of one tenant.
 type queue[T any] struct {
-	name  string
-	keys  map[string]*fifo[*Item[T]] // per key its unfinished items; the first is the one under way
-	heads heap[T]                    // first items whose step may be sent
-	busy  bool                       // a request is in flight
+	name   string
+	keys   map[string]*fifo[*Item[T]] // per key its unfinished items; the first is the one under way
+	heads  heap[T]                    // first items whose step may be sent
+	items  int                        // unfinished ones
+	busy   bool                       // a request is in flight
+	listed bool                       // it is in ready
+
+	// counted is the ordinal of the lane's next event in memory.
+	counted int64
+	// passed are the items that a cursor holds, in the order of the log, among
+	// them finished ones that have not been taken out yet.
+	passed  []*Item[T]
+	waiting int // of passed, those that are not finished
+
+	// A lane that is behind skips live events: those from unread on are read again.
+	behind bool
+	unread Offset
+	// known says what became of the events from unread on while they were in
+	// memory before; behind these runs, what lies before until is done, and
+	// nothing is known of the rest.
+	known []Run
+	until Offset
+	torn  int64 // no run counts across this ordinal: events before it are gone
+	shed  bool  // its items leave memory when its request is back
+
+	suspended bool // hands out nothing but probes
+	probing   bool // hands out one
+	probes    int
+	since     time.Time
+	cause     Cause
 }
 
 // New returns a partition whose commit point is start.
@@ -115,47 +169,83 @@ func New[T any](limits Limits, start Offset) *Partition[T] {
 	return &Partition[T]{
 		limits: limits,
 		lanes:  make(map[string]*queue[T]),
+		held:   make(map[string]*queue[T]),
 		next:   start,
 		begun:  start,
 	}
 }
 
-// Add takes in an event. Offsets must increase; one that does not is a fault of
-// the caller and panics, since going on would break the order.
+// lane returns the lane of that name; a new one if there is none.
+func (p *Partition[T]) lane(name string) *queue[T] {
+	q := p.lanes[name]
+	if q == nil {
+		q = &queue[T]{name: name, keys: make(map[string]*fifo[*Item[T]])}
+		p.lanes[name] = q
+	}
+	return q
+}
+
+// Skips reports whether Add would skip an event of the lane.
+func (p *Partition[T]) Skips(name string) bool {
+	q := p.lanes[name]
+	return q != nil && q.behind
+}
+
+// Add takes in the next event of the log. Of a lane that is behind it is skipped:
+// its cursor holds it, and AddBehind will take it in. Offsets must increase; one
+// that does not is a fault of the caller and panics, since going on would break
+// the order. It returns nil for an event that was skipped.
 func (p *Partition[T]) Add(e Event[T]) *Item[T] {
 	if e.Offset < p.next {
 		panic("lane: offset added twice or out of order")
 	}
-	it := &Item[T]{Event: e}
 	p.next = e.Offset + 1
-	p.bytes += e.Bytes
-	p.window.push(it)
+	q := p.lanes[e.Lane]
+	if q != nil && q.behind {
+		return nil
+	}
+	it := &Item[T]{Event: e}
 	if len(e.Steps) == 0 {
+		it.finished = true
+		if q != nil {
+			q.counted++
+		}
+		if p.window.len() > 0 {
+			p.window.push(it)
+			p.bytes += e.Bytes
+		}
 		return it
 	}
-	q := p.lanes[e.Lane]
-	if q == nil {
-		q = &queue[T]{name: e.Lane, keys: make(map[string]*fifo[*Item[T]])}
-		p.lanes[e.Lane] = q
-	}
-	items := q.keys[e.Key]
-	if items == nil {
-		items = new(fifo[*Item[T]])
-		q.keys[e.Key] = items
-	}
-	items.push(it)
-	if items.len() == 1 {
-		p.offer(q, it)
-	}
+	p.bytes += e.Bytes
+	p.window.push(it)
+	p.enqueue(p.lane(e.Lane), it)
 	return it
 }
 
-// offer puts an item among those that its lane may send.
-func (p *Partition[T]) offer(q *queue[T], it *Item[T]) {
-	q.heads.push(it)
-	if len(q.heads) == 1 && !q.busy {
-		p.ready.push(q)
+// enqueue puts an item behind the others of its lane.
+func (p *Partition[T]) enqueue(q *queue[T], it *Item[T]) {
+	it.ordinal = q.counted
+	q.counted++
+	q.items++
+	items := q.keys[it.Key]
+	if items == nil {
+		items = new(fifo[*Item[T]])
+		q.keys[it.Key] = items
 	}
+	items.push(it)
+	if items.len() == 1 {
+		q.heads.push(it)
+		p.offer(q)
+	}
+}
+
+// offer puts a lane among those that may send, if it may.
+func (p *Partition[T]) offer(q *queue[T]) {
+	if len(q.heads) == 0 || q.busy || q.listed || q.suspended && !q.probing {
+		return
+	}
+	q.listed = true
+	p.ready.push(q)
 }
 
 // Next returns a request that may be sent now; false if there is none. The lane
@@ -163,6 +253,10 @@ func (p *Partition[T]) offer(q *queue[T], it *Item[T]) {
 func (p *Partition[T]) Next() (Request[T], bool) {
 	for p.ready.len() > 0 {
 		q := p.ready.pop()
+		q.listed = false
+		if q.busy || len(q.heads) == 0 || q.suspended && (!q.probing || p.draining) {
+			continue
+		}
 		if r := p.fill(q); len(r.Parts) > 0 {
 			q.busy = true
 			p.open++
@@ -175,12 +269,24 @@ func (p *Partition[T]) Next() (Request[T], bool) {
 // fill takes the parts of a request from a lane: the oldest first, until one
 // does not fit.
 func (p *Partition[T]) fill(q *queue[T]) Request[T] {
-	r := Request[T]{Lane: q.name}
+	r := Request[T]{Lane: q.name, Probe: q.probing, Behind: q.behind || q.waiting > 0}
+	if q.probing {
+		// Another one each time: the oldest may be what is wrong.
+		p.take(&r, q.heads.popNth(q.probes%min(len(q.heads), probeChoice)))
+		q.probes++
+		return r
+	}
 	var used Cost
+	var aside []*Item[T]
 	for len(q.heads) > 0 {
 		it := q.heads[0]
-		if p.draining && it.Offset >= p.begun {
-			break
+		if p.draining && (it.passed || it.Offset >= p.begun) {
+			aside = append(aside, q.heads.pop())
+			continue
+		}
+		if it.alone && len(r.Parts) > 0 {
+			aside = append(aside, q.heads.pop())
+			continue
 		}
 		c := it.Steps[it.step]
 		if len(r.Parts) > 0 && (used.Calls+c.Calls > p.limits.RequestCalls || used.Bytes+c.Bytes > p.limits.RequestBytes) {
@@ -189,10 +295,22 @@ func (p *Partition[T]) fill(q *queue[T]) Request[T] {
 		q.heads.pop()
 		used.Calls += c.Calls
 		used.Bytes += c.Bytes
-		p.begun = max(p.begun, it.Offset+1)
-		r.Parts = append(r.Parts, Part[T]{Item: it, Step: it.step})
+		p.take(&r, it)
+		if it.alone {
+			r.Alone = true
+			break
+		}
+	}
+	for _, it := range aside {
+		q.heads.push(it)
 	}
 	return r
+}
+
+// take puts the next step of an item into a request.
+func (p *Partition[T]) take(r *Request[T], it *Item[T]) {
+	p.begun = max(p.begun, it.Offset+1)
+	r.Parts = append(r.Parts, Part[T]{Item: it, Step: it.step})
 }
 
 // Done takes in what became of a request: outcomes[i] is that of r.Parts[i]. It
@@ -203,59 +321,99 @@ func (p *Partition[T]) Done(r Request[T], outcomes []Outcome) []*Item[T] {
 	}
 	q := p.lanes[r.Lane]
 	p.open--
+	q.busy, q.probing = false, false
 	var finished []*Item[T]
 	for i, part := range r.Parts {
 		it := part.Item
 		switch outcomes[i] {
 		case Accepted:
 			it.step++
+			it.alone = false
 		case Ended:
 			it.step = len(it.Steps)
 		case Abandoned:
+		case Deferred:
+			it.deferred = true
+			continue
 		}
 		if it.step < len(it.Steps) {
 			q.heads.push(it)
 			continue
 		}
 		finished = append(finished, it)
-		it.finished = true
-		items := q.keys[it.Key]
-		items.pop()
-		if items.len() > 0 {
-			q.heads.push(items.first())
-		} else {
-			delete(q.keys, it.Key)
-		}
+		p.finish(q, it)
 	}
-	q.busy = false
-	switch {
-	case len(q.heads) > 0:
-		p.ready.push(q)
-	case len(q.keys) == 0:
-		delete(p.lanes, q.name)
+	if q.shed {
+		p.drop(q)
 	}
+	p.offer(q)
+	p.settle(q)
 	p.advance()
 	return finished
 }
 
-// Finish ends an event that has no steps.
-func (p *Partition[T]) Finish(it *Item[T]) {
-	if len(it.Steps) > 0 {
-		panic("lane: an event with steps is finished by them")
-	}
+// finish takes an item out of its lane; it is the first of its key.
+func (p *Partition[T]) finish(q *queue[T], it *Item[T]) {
 	it.finished = true
-	p.advance()
-}
-
-// advance drops from the window what is finished at its front.
-func (p *Partition[T]) advance() {
-	for p.window.len() > 0 && p.window.first().finished {
-		p.bytes -= p.window.pop().Bytes
+	q.items--
+	if it.passed {
+		q.waiting--
+		p.behind--
+		p.behindBytes -= it.Bytes
+		for len(q.passed) > 0 && q.passed[0].finished {
+			q.passed = q.passed[1:]
+		}
+	}
+	items := q.keys[it.Key]
+	items.pop()
+	if items.len() > 0 {
+		q.heads.push(items.first())
+	} else {
+		delete(q.keys, it.Key)
 	}
 }
 
-// CommitPoint is the offset below which every event is finished: what may be
-// committed (invariant 2). It never goes back.
+// Release lets an event that was deferred be handed out again, alone. It does
+// nothing if its lane has left memory since.
+func (p *Partition[T]) Release(it *Item[T]) {
+	if !it.deferred {
+		return
+	}
+	it.deferred, it.alone = false, true
+	q := p.lanes[it.Lane]
+	q.heads.push(it)
+	p.offer(q)
+}
+
+// settle forgets what is no longer needed of a lane.
+func (p *Partition[T]) settle(q *queue[T]) {
+	if q.behind || q.waiting > 0 {
+		return
+	}
+	delete(p.held, q.name)
+	q.passed = nil
+	if q.items == 0 && !q.suspended && !q.busy {
+		delete(p.lanes, q.name)
+	}
+}
+
+// advance drops from the window what is finished or passed at its front.
+func (p *Partition[T]) advance() {
+	for p.window.len() > 0 {
+		it := p.window.first()
+		if !it.finished && !it.passed {
+			return
+		}
+		p.window.pop()
+		if !it.passed {
+			p.bytes -= it.Bytes
+		}
+	}
+}
+
+// CommitPoint is the offset below which every event is finished or held by a
+// cursor: what may be committed together with Cursors (invariant 2). It never
+// goes back.
 func (p *Partition[T]) CommitPoint() Offset {
 	if p.window.len() == 0 {
 		return p.next
@@ -281,13 +439,20 @@ func (p *Partition[T]) Full() bool {
 // Len is the number of events in the window: those from the commit point on.
 func (p *Partition[T]) Len() int { return p.window.len() }
 
+// InMemory is the number of events that are in memory and not finished, or in the
+// window behind one that is not.
+func (p *Partition[T]) InMemory() int { return p.window.len() + p.behind }
+
 // InFlight is the number of requests in flight.
 func (p *Partition[T]) InFlight() int { return p.open }
 
+// Position is the offset of the next event that Add expects, at the earliest.
+func (p *Partition[T]) Position() Offset { return p.next }
+
 // Drain ends the taking-up of events: from now on Next hands out only events
-// before the last one that was begun. When they are finished, every event that
-// the receiver has seen lies below the commit point: a clean hand-over repeats
-// nothing (invariant 7).
+// before the last one that was begun, and none that a cursor holds. When they are
+// finished, every event that the receiver has seen lies below the commit point or
+// in the runs of a cursor: a clean hand-over repeats nothing (invariant 7).
 func (p *Partition[T]) Drain() { p.draining = true }
 
 // Drained reports whether a draining partition has nothing left to do. Call it

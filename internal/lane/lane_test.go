@@ -6,12 +6,11 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
-	"pgregory.net/rapid"
 
 	"refinersource/internal/lane"
 )
 
-var limits = lane.Limits{RequestCalls: 4, RequestBytes: 100, WindowEvents: 32, WindowBytes: 250}
+var limits = lane.Limits{RequestCalls: 4, RequestBytes: 100, WindowEvents: 32, WindowBytes: 250, BehindEvents: 6}
 
 // pair is the steps of an event with an identify and a group.
 var pair = []lane.Cost{{Calls: 1, Bytes: 10}, {Calls: 1, Bytes: 10}}
@@ -150,245 +149,15 @@ func TestDrainFinishesWhatItHasBegunAndAllBeforeIt(t *testing.T) {
 func TestFullCountsEventsAndBytes(t *testing.T) {
 	t.Parallel()
 	p := lane.New[string](lane.Limits{RequestCalls: 1, RequestBytes: 1, WindowEvents: 2, WindowBytes: 10}, 0)
-	first := p.Add(lane.Event[string]{Offset: 0, Bytes: 1})
+	p.Add(lane.Event[string]{Offset: 0, Lane: "a", Steps: pair[:1], Bytes: 1})
 	expect(t, "full with one", p.Full(), false)
-	p.Add(lane.Event[string]{Offset: 1, Bytes: 1})
+	p.Add(lane.Event[string]{Offset: 1, Lane: "b", Steps: pair[:1], Bytes: 1})
 	expect(t, "full with two", p.Full(), true)
-	p.Finish(first)
+	_, r := next(t, p)
+	p.Done(r, all(r, lane.Accepted))
 	expect(t, "full after one has finished", p.Full(), false)
-	p.Add(lane.Event[string]{Offset: 2, Bytes: 10})
+	p.Add(lane.Event[string]{Offset: 2, Lane: "c", Steps: pair[:1], Bytes: 10})
 	expect(t, "full by bytes", p.Full(), true)
-}
-
-// machine drives a partition with random schedules against a model that is a
-// list of events.
-type machine struct {
-	p        *lane.Partition[int]
-	events   []*modelEvent // in the order of the log
-	open     []lane.Request[int]
-	next     lane.Offset
-	begun    lane.Offset
-	draining bool
-}
-
-type modelEvent struct {
-	lane.Event[int]
-	item     *lane.Item[int]
-	step     int
-	busy     bool
-	finished bool
-}
-
-func TestPartitionKeepsItsPromisesUnderAnySchedule(t *testing.T) {
-	t.Parallel()
-	rapid.Check(t, func(t *rapid.T) {
-		m := &machine{p: lane.New[int](limits, 5), next: 5, begun: 5}
-		t.Repeat(map[string]func(*rapid.T){
-			"add": m.add, "send": m.send, "return": m.returned, "finish": m.finish, "drain": m.drain, "": m.check,
-		})
-		m.healAndDrain(t)
-	})
-}
-
-func (m *machine) add(t *rapid.T) {
-	if m.draining || m.p.Full() {
-		t.Skip("no room")
-	}
-	m.next += lane.Offset(rapid.SampledFrom([]int{0, 0, 0, 3}).Draw(t, "gap"))
-	e := &modelEvent{Event: lane.Event[int]{
-		Offset: m.next,
-		Lane:   rapid.SampledFrom([]string{"a", "b", "c"}).Draw(t, "lane"),
-		Key:    rapid.SampledFrom([]string{"x", "y", "z"}).Draw(t, "key"),
-		Bytes:  rapid.IntRange(0, 100).Draw(t, "bytes"),
-	}}
-	for range rapid.IntRange(0, 3).Draw(t, "steps") {
-		e.Steps = append(e.Steps, lane.Cost{Calls: rapid.IntRange(1, 6).Draw(t, "calls"), Bytes: rapid.IntRange(1, 150).Draw(t, "size")})
-	}
-	e.Payload = len(m.events)
-	e.item = m.p.Add(e.Event)
-	m.events = append(m.events, e)
-	m.next++
-}
-
-func (m *machine) send(t *rapid.T) {
-	r, ok := m.p.Next()
-	if !ok {
-		if e := m.sendable(); e != nil {
-			t.Fatalf("nothing to send, but offset %d of lane %s may go", e.Offset, e.Lane)
-		}
-		return
-	}
-	m.sent(t, r)
-}
-
-// sendable returns an event that may go: its lane idle, and it the first of its key.
-func (m *machine) sendable() *modelEvent {
-	busy, seen := map[string]bool{}, map[string]bool{}
-	for _, e := range m.events {
-		if e.busy {
-			busy[e.Lane] = true
-		}
-	}
-	for _, e := range m.events {
-		if e.finished || len(e.Steps) == 0 {
-			continue
-		}
-		key := e.Lane + "/" + e.Key
-		if !seen[key] && !busy[e.Lane] && (!m.draining || e.Offset < m.begun) {
-			return e
-		}
-		seen[key] = true
-	}
-	return nil
-}
-
-func (m *machine) sent(t *rapid.T, r lane.Request[int]) {
-	var cost lane.Cost
-	for i, part := range r.Parts {
-		e := m.events[part.Item.Payload]
-		if e.Lane != r.Lane {
-			t.Fatalf("isolation: an event of lane %s in a request of %s", e.Lane, r.Lane)
-		}
-		if e.finished || part.Step != e.step {
-			t.Fatalf("pair: step %d of offset %d was handed out, want %d (finished: %v)", part.Step, e.Offset, e.step, e.finished)
-		}
-		if m.draining && e.Offset >= m.begun {
-			t.Fatalf("drain: offset %d was begun", e.Offset)
-		}
-		if i > 0 && part.Item.Offset <= r.Parts[i-1].Item.Offset {
-			t.Fatalf("the request is not in the order of the log")
-		}
-		for _, other := range m.events {
-			if other != e && len(other.Steps) > 0 && other.Lane == e.Lane && other.Key == e.Key && !other.finished && (other.Offset < e.Offset || other.busy) {
-				t.Fatalf("order: offset %d overtakes %d of the same key", e.Offset, other.Offset)
-			}
-		}
-		e.busy = true
-		cost.Calls += e.Steps[e.step].Calls
-		cost.Bytes += e.Steps[e.step].Bytes
-		m.begun = max(m.begun, e.Offset+1)
-	}
-	if len(r.Parts) > 1 && (cost.Calls > limits.RequestCalls || cost.Bytes > limits.RequestBytes) {
-		t.Fatalf("the request is over its limits: %+v", cost)
-	}
-	for _, other := range m.open {
-		if other.Lane == r.Lane {
-			t.Fatalf("lane %s has two requests in flight", r.Lane)
-		}
-	}
-	m.open = append(m.open, r)
-}
-
-func (m *machine) returned(t *rapid.T) {
-	if len(m.open) == 0 {
-		t.Skip("nothing in flight")
-	}
-	i := rapid.IntRange(0, len(m.open)-1).Draw(t, "request")
-	outcomes := make([]lane.Outcome, len(m.open[i].Parts))
-	for j := range outcomes {
-		outcomes[j] = rapid.SampledFrom([]lane.Outcome{lane.Accepted, lane.Accepted, lane.Ended, lane.Abandoned}).Draw(t, "outcome")
-	}
-	m.settle(t, i, outcomes)
-}
-
-func (m *machine) settle(t *rapid.T, i int, outcomes []lane.Outcome) {
-	r := m.open[i]
-	m.open = slices.Delete(m.open, i, i+1)
-	var want []int
-	for j, part := range r.Parts {
-		e := m.events[part.Item.Payload]
-		e.busy = false
-		switch outcomes[j] {
-		case lane.Accepted:
-			e.step++
-			e.finished = e.step == len(e.Steps)
-		case lane.Ended:
-			e.finished = true
-		case lane.Abandoned:
-		}
-		if e.finished {
-			want = append(want, e.Payload)
-		}
-	}
-	var got []int
-	for _, it := range m.p.Done(r, outcomes) {
-		got = append(got, it.Payload)
-	}
-	if !slices.Equal(got, want) {
-		t.Fatalf("finished %v, want %v", got, want)
-	}
-}
-
-func (m *machine) finish(t *rapid.T) {
-	for _, e := range m.events {
-		if len(e.Steps) == 0 && !e.finished {
-			e.finished = true
-			m.p.Finish(e.item)
-			return
-		}
-	}
-	t.Skip("nothing to finish")
-}
-
-func (m *machine) drain(t *rapid.T) {
-	if !rapid.Bool().Draw(t, "drain") || m.draining {
-		t.Skip("goes on")
-	}
-	m.draining = true
-	m.p.Drain()
-}
-
-// check holds after every step: the commit point is the first unfinished event.
-func (m *machine) check(t *rapid.T) {
-	want := m.next
-	open := 0
-	for _, e := range slices.Backward(m.events) {
-		if !e.finished {
-			want = e.Offset
-		}
-	}
-	bytes := 0
-	for _, e := range m.events {
-		if e.Offset >= want {
-			open++
-			bytes += e.Bytes
-		}
-	}
-	if full := open >= limits.WindowEvents || bytes >= limits.WindowBytes; m.p.Full() != full {
-		t.Fatalf("full: %v with %d events and %d bytes in the window", m.p.Full(), open, bytes)
-	}
-	if got := m.p.CommitPoint(); got != want {
-		t.Fatalf("commit point %d, want %d", got, want)
-	}
-	if m.p.Len() != open || m.p.InFlight() != len(m.open) {
-		t.Fatalf("window %d and %d in flight, want %d and %d", m.p.Len(), m.p.InFlight(), open, len(m.open))
-	}
-}
-
-// healAndDrain lets all go well from here: every event that may go is finished.
-func (m *machine) healAndDrain(t *rapid.T) {
-	for {
-		for _, e := range m.events {
-			if len(e.Steps) == 0 && !e.finished {
-				e.finished = true
-				m.p.Finish(e.item)
-			}
-		}
-		m.send(t)
-		if len(m.open) == 0 {
-			break
-		}
-		m.settle(t, 0, slices.Repeat([]lane.Outcome{lane.Accepted}, len(m.open[0].Parts)))
-	}
-	m.check(t)
-	if m.draining {
-		if !m.p.Drained() || m.p.CommitPoint() < m.begun {
-			t.Fatalf("drained %v with the commit point at %d and begun up to %d", m.p.Drained(), m.p.CommitPoint(), m.begun)
-		}
-	} else if m.p.Len() != 0 || m.p.Kept() != 0 {
-		// Bounded (invariant 8): nothing is kept for tenants and users that have been.
-		t.Fatalf("%d events are left, and something is kept for %d lanes and keys", m.p.Len(), m.p.Kept())
-	}
 }
 
 func BenchmarkPartition(b *testing.B) {

@@ -3,6 +3,7 @@ package worker
 import (
 	"context"
 	"errors"
+	"fmt"
 	"sync"
 	"time"
 
@@ -15,42 +16,61 @@ import (
 const (
 	commitTimeout = 5 * time.Second
 	lastCommits   = 3 // tries at the commit that ends a drain
+	// commitAtLeast is how often something is committed even without progress: the
+	// lease lives on it.
+	commitAtLeast = time.Second
+	// askPatience is how long a partition may take to say what to commit, before the
+	// others go on without it; one that says nothing for stuckAfter is stuck.
+	askPatience = time.Second
+	stuckAfter  = time.Minute
 )
+
+// errStuck says that a partition's loop does not go on.
+var errStuck = errors.New("a partition does not answer")
+
+// committed is what a partition has to commit: a place, and what says where the
+// lanes that it passes go on. Both are of the same moment (invariant 2).
+type commitState struct {
+	to       lane.Offset
+	metadata string
+}
 
 // committer commits the partitions of one generation: all that have moved in
 // one request, once an interval, and once more at the end.
 type committer struct {
 	generation *queue.Generation
+	partitions []*partition
 	interval   time.Duration
+	lease      *lease
 	log        *zap.Logger
 
-	mu    sync.Mutex // never held across a commit
-	moved map[int]lane.Offset
+	acked    map[int]commitState
+	ackedAt  time.Time
+	answered map[int]time.Time // when each partition last said what to commit
 }
 
-func newCommitter(g *queue.Generation, interval time.Duration, log *zap.Logger) *committer {
-	return &committer{generation: g, interval: interval, log: log, moved: make(map[int]lane.Offset)}
-}
-
-// moveTo sets the commit point of a partition; it never goes back.
-func (c *committer) moveTo(partition int, to lane.Offset) {
-	c.mu.Lock()
-	c.moved[partition] = to
-	c.mu.Unlock()
+func newCommitter(g *queue.Generation, interval time.Duration, lease *lease, log *zap.Logger) *committer {
+	return &committer{
+		generation: g, interval: interval, lease: lease, log: log,
+		acked: make(map[int]commitState), answered: make(map[int]time.Time),
+	}
 }
 
 // run commits until worked is closed, then once more. It returns an error when
 // the group refuses this generation's commits: nothing that is sent from then on
-// would be recorded.
+// would be recorded; and errStuck.
 func (c *committer) run(worked <-chan struct{}) error {
 	tick := time.NewTicker(c.interval)
 	defer tick.Stop()
+	for _, p := range c.partitions {
+		c.answered[p.id] = time.Now()
+	}
 	for {
+		if err := c.commit(); errors.Is(err, queue.ErrGenerationEnded) || errors.Is(err, errStuck) {
+			return err
+		}
 		select {
 		case <-tick.C:
-			if err := c.commit(); errors.Is(err, queue.ErrGenerationEnded) {
-				return err
-			}
 		case <-worked:
 			var err error
 			for range lastCommits {
@@ -63,33 +83,68 @@ func (c *committer) run(worked <-chan struct{}) error {
 	}
 }
 
-// commit commits what has moved. What was not committed moves again, unless it
-// has moved on since.
-func (c *committer) commit() error {
-	c.mu.Lock()
-	moved := c.moved
-	c.moved = make(map[int]lane.Offset, len(moved))
-	c.mu.Unlock()
-	if len(moved) == 0 {
-		return nil
+// collect asks all partitions, side by side, what to commit.
+func (c *committer) collect() (map[int]commitState, error) {
+	var mu sync.Mutex
+	states := make(map[int]commitState, len(c.partitions))
+	var asking sync.WaitGroup
+	for _, p := range c.partitions {
+		asking.Go(func() {
+			if s, ok := p.ask(askPatience); ok {
+				mu.Lock()
+				states[p.id] = s
+				c.answered[p.id] = time.Now()
+				mu.Unlock()
+			}
+		})
 	}
-	commits := make([]queue.Commit, 0, len(moved))
-	for partition, to := range moved {
-		commits = append(commits, queue.Commit{Partition: partition, Offset: queue.Offset(to)})
+	asking.Wait()
+	for _, p := range c.partitions {
+		if silent := time.Since(c.answered[p.id]); silent > stuckAfter && !p.idle.Load() {
+			return nil, fmt.Errorf("%w: partition %d, for %v", errStuck, p.id, silent)
+		}
+	}
+	return states, nil
+}
+
+// commit commits what has moved, or something, if nothing has for commitAtLeast.
+func (c *committer) commit() error {
+	states, err := c.collect()
+	if err != nil {
+		return err
+	}
+	var commits []queue.Commit
+	for id, s := range states {
+		if c.acked[id] == s && (len(commits) > 0 || time.Since(c.ackedAt) < commitAtLeast) {
+			continue
+		}
+		commits = append(commits, queue.Commit{Partition: id, Offset: queue.Offset(s.to), Metadata: s.metadata})
+	}
+	if len(commits) == 0 {
+		return nil
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), commitTimeout)
 	defer cancel()
-	err := c.generation.Commit(ctx, commits)
-	if err == nil {
-		return nil
-	}
-	c.log.Warn("commit offsets", zap.Error(err))
-	c.mu.Lock()
-	for partition, to := range moved {
-		if _, newer := c.moved[partition]; !newer {
-			c.moved[partition] = to
+	sent := time.Now()
+	err = c.generation.Commit(ctx, commits)
+	refused, partly := errors.AsType[*queue.CommitError](err)
+	if err != nil {
+		c.log.Warn("commit offsets", zap.Error(err))
+		if !partly {
+			return err
 		}
 	}
-	c.mu.Unlock()
+	stored := 0
+	for _, commit := range commits {
+		if partly && refused.Partitions[commit.Partition] != nil {
+			continue
+		}
+		c.acked[commit.Partition] = states[commit.Partition]
+		stored++
+	}
+	if stored > 0 {
+		c.ackedAt = sent
+		c.lease.renew(sent)
+	}
 	return err
 }

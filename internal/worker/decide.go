@@ -2,6 +2,7 @@ package worker
 
 import (
 	"errors"
+	"fmt"
 	"strconv"
 	"time"
 
@@ -24,16 +25,23 @@ type event struct {
 	accepted time.Time
 	tenant   *tenant.Tenant // as it was when the event was read; nil if unknown
 
-	lane  string
+	lane  string // the tenant, as the header names it
 	key   string
 	calls []attribution.Call
 	steps [][]attribution.Call // parts of calls
 	costs []lane.Cost          // of the steps; one empty one for a dead letter
 	bytes int
 
+	decided  bool
+	copied   bool // the same bytes came before
 	ignored  survey.Ignored
 	letter   *deadletter.Letter
 	attempts int
+	failures int // alone, in a row
+	step     int // the last that was sent
+	status   int // of the last answer
+	// gap is set in what is no event, but a hole in the log.
+	gap *queue.GapError
 }
 
 // eventBytes is what an event takes of memory besides its bytes and its calls.
@@ -41,30 +49,40 @@ type event struct {
 // some 5 KB for an event of 1 KB.
 const eventBytes = 1 << 10
 
-// decide says what an event makes, by the rules of its tenant. It never fails:
-// what cannot make a call becomes a dead letter.
-func (w *Worker) decide(r queue.Record, tenants *tenant.Registry) *event {
+// newEvent is the event of a record; decide says what it makes.
+func newEvent(r queue.Record) *event {
 	e := &event{
 		record:   r,
 		source:   survey.Source(r.Header(queue.HeaderSource)),
 		id:       r.Header(queue.HeaderEventID),
 		accepted: r.Time.UTC(),
+		lane:     r.Header(queue.HeaderTenant),
 		bytes:    eventBytes + 3*len(r.Value), // as it stands in the log, its text, its answers
 	}
 	if at, err := time.Parse(time.RFC3339Nano, r.Header(queue.HeaderReceivedAt)); err == nil {
 		e.accepted = at.UTC()
 	}
-	id := tenant.ID(r.Header(queue.HeaderTenant))
-	t, ok := tenants.Get(id)
+	return e
+}
+
+// decide says what an event makes, by the rules of its tenant. It never fails:
+// what cannot make a call becomes a dead letter.
+func (w *Worker) decide(e *event, tenants *tenant.Registry) {
+	e.decided = true
+	if e.copied {
+		e.ignored = duplicate
+		return
+	}
+	t, ok := tenants.Get(tenant.ID(e.lane))
 	if !ok {
 		e.die(deadletter.UnknownTenant, deadletter.StageDecode, "the tenants file has no tenant of this id; add it, then redrive")
-		return e
+		return
 	}
 	e.tenant = t
-	completion, err := survey.Decode(e.source, r.Value)
+	completion, err := survey.Decode(e.source, e.record.Value)
 	if err != nil {
 		e.fault(deadletter.StageDecode, err)
-		return e
+		return
 	}
 	if e.id == "" {
 		e.id = completion.ID
@@ -72,15 +90,14 @@ func (w *Worker) decide(r queue.Record, tenants *tenant.Registry) *event {
 	result, err := attribution.Attribute(completion, &t.Rules, string(t.ID), e.accepted)
 	if err != nil {
 		e.fault(deadletter.StageAttribute, err)
-		return e
+		return
 	}
 	if result.Ignored != survey.NotIgnored {
 		e.ignored = result.Ignored
-		return e
+		return
 	}
-	e.lane, e.key, e.calls = string(t.ID), result.OrderKey, result.Calls
+	e.key, e.calls = result.OrderKey, result.Calls
 	e.cut(t.Pairing, w.o.Limits)
-	return e
 }
 
 // cut cuts the calls into steps: what is accepted before the next is sent. With
@@ -119,34 +136,49 @@ func (e *event) fault(stage deadletter.Stage, err error) {
 // die makes the dead letter of an event that makes no call. Its key is its own:
 // nothing waits for it.
 func (e *event) die(reason deadletter.Reason, stage deadletter.Stage, detail string) {
-	e.lane, e.key, e.costs = letterLane, strconv.FormatInt(int64(e.record.Offset), 10), []lane.Cost{{Calls: 1}}
+	e.key, e.costs = "\x00"+strconv.FormatInt(int64(e.record.Offset), 10), []lane.Cost{{Calls: 1}}
 	e.letter = e.newLetter(reason, stage, detail)
 }
 
 // reject makes the dead letter of an event that the receiver refused.
 func (e *event) reject(kind attribution.Kind, r delivery.Report) {
-	reason, stage := deadletter.Rejected, deadletter.StageIdentify
+	reason := deadletter.Rejected
 	switch r.Outcome {
 	case delivery.TooLarge:
 		reason = deadletter.TooLarge
 	case delivery.Invalid:
 		reason = deadletter.WouldBeDropped
-	case delivery.Accepted, delivery.Rejected, delivery.Abandoned:
+	case delivery.Accepted, delivery.Rejected, delivery.Failing, delivery.Abandoned:
 	}
-	switch kind {
-	case attribution.Identify:
-	case attribution.Group:
-		stage = deadletter.StageGroup
-	case attribution.Track:
-		stage = deadletter.StageTrack
-	}
+	stage := stageOf(kind)
 	e.letter = e.newLetter(reason, stage, "refused when it was sent alone: "+r.Last.Class.String()+" "+strconv.Itoa(r.Last.Status))
 	e.letter.Status = r.Last.Status
 }
 
+// poison makes the dead letter of an event that the receiver fails with for ever.
+func (e *event) poison(x *failure) {
+	e.letter = e.newLetter(deadletter.Poison, stageOf(e.steps[e.step][0].Kind), fmt.Sprintf(
+		"the receiver failed with it for %v, %d times after it had accepted other events of the tenant",
+		x.last.Sub(x.first).Round(time.Second), x.proven))
+	e.letter.Status = e.status
+}
+
+func stageOf(kind attribution.Kind) deadletter.Stage {
+	switch kind {
+	case attribution.Group:
+		return deadletter.StageGroup
+	case attribution.Track:
+		return deadletter.StageTrack
+	case attribution.Identify:
+		return deadletter.StageIdentify
+	default:
+		return deadletter.StageIdentify
+	}
+}
+
 func (e *event) newLetter(reason deadletter.Reason, stage deadletter.Stage, detail string) *deadletter.Letter {
 	return &deadletter.Letter{
-		Tenant:       e.record.Header(queue.HeaderTenant),
+		Tenant:       e.lane,
 		Source:       string(e.source),
 		EventID:      e.id,
 		Reason:       reason,

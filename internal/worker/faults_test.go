@@ -6,6 +6,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kgo"
 	"github.com/twmb/franz-go/pkg/kmsg"
+	"github.com/twmb/franz-go/pkg/kversion"
 	"go.uber.org/zap"
 	"go.uber.org/zap/zaptest/observer"
 
@@ -15,10 +16,7 @@ import (
 // deleteRecords moves the start of a partition's log, as retention does.
 func (w *world) deleteRecords(partition int, to queue.Offset) {
 	w.t.Helper()
-	client, err := kgo.NewClient(kgo.SeedBrokers(w.addrs...), kgo.Dialer(w.network.DialContext))
-	if err != nil {
-		w.t.Fatal(err)
-	}
+	client := w.client()
 	defer client.Close()
 	request := kmsg.NewPtrDeleteRecordsRequest()
 	topic := kmsg.NewDeleteRecordsRequestTopic()
@@ -84,6 +82,60 @@ func (w *world) answerCommits(with *kerr.Error, refuse func() bool) {
 		}
 		return response, nil, true
 	})
+}
+
+// holdCommits makes the coordinator answer no commits for as long as hold says.
+func (w *world) holdCommits(hold func() bool) {
+	w.answerCommits(kerr.CoordinatorNotAvailable, hold)
+}
+
+// commitAs commits for the group, which has no members.
+func (w *world) commitAs(partition int, to queue.Offset, metadata string) {
+	w.t.Helper()
+	client := w.client()
+	defer client.Close()
+	request := kmsg.NewPtrOffsetCommitRequest()
+	request.Group, request.Generation = "group", -1
+	topic := kmsg.NewOffsetCommitRequestTopic()
+	topic.Topic = w.topics.Events()
+	p := kmsg.NewOffsetCommitRequestTopicPartition()
+	p.Partition, p.Offset, p.Metadata = int32(partition), int64(to), &metadata
+	topic.Partitions = append(topic.Partitions, p)
+	request.Topics = append(request.Topics, topic)
+	response, err := request.RequestWith(w.t.Context(), client)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	if code := response.Topics[0].Partitions[0].ErrorCode; code != 0 {
+		w.t.Fatalf("commit: error code %d", code)
+	}
+}
+
+// addPartitions gives the topic of events more partitions.
+func (w *world) addPartitions(to int) {
+	w.t.Helper()
+	client := w.client()
+	defer client.Close()
+	request := kmsg.NewPtrCreatePartitionsRequest()
+	topic := kmsg.NewCreatePartitionsRequestTopic()
+	topic.Topic, topic.Count = w.topics.Events(), int32(to)
+	request.Topics = append(request.Topics, topic)
+	response, err := request.RequestWith(w.t.Context(), client)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	if code := response.Topics[0].ErrorCode; code != 0 {
+		w.t.Fatalf("create partitions: error code %d", code)
+	}
+}
+
+func (w *world) client() *kgo.Client {
+	w.t.Helper()
+	client, err := kgo.NewClient(kgo.SeedBrokers(w.addrs...), kgo.Dialer(w.network.DialContext), kgo.MaxVersions(kversion.V3_0_0()))
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	return client
 }
 
 // logs keeps what a worker logs.

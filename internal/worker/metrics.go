@@ -89,7 +89,14 @@ type status struct {
 	committed atomic.Int64
 	end       atomic.Int64
 	window    atomic.Int64
+	suspended atomic.Pointer[[]Suspended]
 	oldest    atomic.Int64 // when the event at the commit point was accepted, Unix nanoseconds; 0 if none is known
+}
+
+func newStatus() *status {
+	s := new(status)
+	s.suspended.Store(new([]Suspended))
+	return s
 }
 
 // raiseEnd moves the known end of the log up; two readers learn of it.
@@ -131,6 +138,32 @@ func (w *Worker) Lags() []Lag {
 	return lags
 }
 
+// Suspended is a tenant whose deliveries in a partition wait at its cursor.
+type Suspended struct {
+	Tenant    tenant.ID
+	Partition int
+	Cause     string // unavailable, throttled, misconfigured, refusing, paused or letters
+	Since     time.Time
+	// Oldest is when its first unfinished event was written to the log; zero if that
+	// is not known yet.
+	Oldest time.Time
+}
+
+// Suspended returns the tenants that are suspended now in the partitions assigned,
+// by tenant and partition.
+func (w *Worker) Suspended() []Suspended {
+	w.mu.Lock()
+	var all []Suspended
+	for _, s := range w.partitions {
+		all = append(all, *s.suspended.Load()...)
+	}
+	w.mu.Unlock()
+	slices.SortFunc(all, func(a, b Suspended) int {
+		return cmp.Or(cmp.Compare(a.Tenant, b.Tenant), cmp.Compare(a.Partition, b.Partition))
+	})
+	return all
+}
+
 // watch keeps the status of a partition while it is assigned; nil ends it.
 func (w *Worker) watch(partition int, s *status) {
 	w.mu.Lock()
@@ -148,6 +181,11 @@ func (w *Worker) readEnds(ctx context.Context) {
 	tick := time.NewTicker(w.o.LagInterval)
 	defer tick.Stop()
 	for {
+		if kept, err := w.o.Retention(ctx); err == nil {
+			w.kept.Store(int64(kept))
+		} else if ctx.Err() == nil {
+			w.log.Warn("read the topic's retention", zap.Error(err))
+		}
 		bounds, err := w.o.Log.Bounds(ctx, w.o.Topics.Events())
 		if err != nil && ctx.Err() == nil {
 			w.log.Warn("read the ends of the log", zap.Error(err))
@@ -175,6 +213,12 @@ var (
 		"Events from the commit point to the end of the log.", []string{"partition"}, nil)
 	lagSeconds = prometheus.NewDesc("refiner_source_lag_seconds",
 		"Age of the oldest event that is fetched and not finished.", []string{"partition"}, nil)
+	suspendedTenants = prometheus.NewDesc("refiner_source_suspended_tenants",
+		"Tenants whose deliveries wait at a cursor.", []string{"partition"}, nil)
+	suspendedBacklog = prometheus.NewDesc("refiner_source_suspended_backlog_seconds",
+		"Age of the oldest event that a suspended tenant has not been sent.", []string{"tenant"}, nil)
+	retentionMargin = prometheus.NewDesc("refiner_source_retention_margin_seconds",
+		"Time until the log's retention drops an event that a suspended tenant has not been sent; within the last tenth it becomes a dead letter.", []string{"tenant"}, nil)
 	inFlight = prometheus.NewDesc("refiner_source_in_flight_events",
 		"Events that are fetched and not finished.", []string{"partition"}, nil)
 )
@@ -184,14 +228,34 @@ func (c lagCollector) Describe(ch chan<- *prometheus.Desc) {
 	ch <- lagEvents
 	ch <- lagSeconds
 	ch <- inFlight
+	ch <- suspendedTenants
+	ch <- suspendedBacklog
+	ch <- retentionMargin
 }
 
 // Collect reads them.
 func (c lagCollector) Collect(ch chan<- prometheus.Metric) {
+	waiting := make(map[int]int)
+	ages := make(map[string]time.Duration)
+	for _, s := range c.w.Suspended() {
+		waiting[s.Partition]++
+		if !s.Oldest.IsZero() {
+			label := c.w.metrics.label(s.Tenant)
+			ages[label] = max(ages[label], time.Since(s.Oldest))
+		}
+	}
 	for _, l := range c.w.Lags() {
 		id := strconv.Itoa(l.Partition)
 		ch <- prometheus.MustNewConstMetric(lagEvents, prometheus.GaugeValue, float64(l.End-l.Committed), id)
 		ch <- prometheus.MustNewConstMetric(lagSeconds, prometheus.GaugeValue, l.Age.Seconds(), id)
 		ch <- prometheus.MustNewConstMetric(inFlight, prometheus.GaugeValue, float64(l.InFlight), id)
+		ch <- prometheus.MustNewConstMetric(suspendedTenants, prometheus.GaugeValue, float64(waiting[l.Partition]), id)
+	}
+	retention := c.w.retention()
+	for label, age := range ages {
+		ch <- prometheus.MustNewConstMetric(suspendedBacklog, prometheus.GaugeValue, age.Seconds(), label)
+		if retention > 0 {
+			ch <- prometheus.MustNewConstMetric(retentionMargin, prometheus.GaugeValue, (retention - age).Seconds(), label)
+		}
 	}
 }

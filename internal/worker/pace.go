@@ -29,7 +29,7 @@ func (p *pacer) setShare(assigned, all int) {
 
 // wait waits until the tenant may be sent so many calls more. A second's worth
 // may go at once.
-func (p *pacer) wait(ctx context.Context, t *tenant.Tenant, calls int) error {
+func (p *pacer) wait(ctx context.Context, t *tenant.Tenant, calls int, catchUp bool) error {
 	if t.RateLimit == 0 {
 		return nil
 	}

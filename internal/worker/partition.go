@@ -4,50 +4,78 @@ import (
 	"context"
 	"errors"
 	"sync"
+	"sync/atomic"
 	"time"
 
-	"github.com/cenkalti/backoff/v4"
 	"go.uber.org/zap"
-	"golang.org/x/sync/errgroup"
 
-	"refinersource/internal/attribution"
-	"refinersource/internal/deadletter"
-	"refinersource/internal/delivery"
 	"refinersource/internal/lane"
 	"refinersource/internal/queue"
 	"refinersource/internal/tenant"
 )
 
+// slowAfter is how long a request of a lane may take before the lane is passed
+// when it holds up a full window.
+const slowAfter = time.Second
+
 // partition drives one partition's lanes. One goroutine owns the state machine;
-// one fetches and decides, each request in flight has one of its own, and all
-// have ended when run returns.
+// one fetches and decides, one reads again for lanes that are behind, each request
+// in flight has one of its own, and all have ended when run returns.
 type partition struct {
-	w         *Worker
-	partition int
-	lanes     *lane.Partition[*event]
-	commits   *committer
-	committed lane.Offset
-	status    *status
-	start     queue.Assignment
+	w          *Worker
+	id         int
+	partitions int // of the topic
+	start      queue.Assignment
+	log        *zap.Logger
+	status     *status
+	lanes      *lane.Partition[*event]
+
+	asks  chan chan<- commitState
+	ended chan struct{}
+	last  *commitState // what is left to commit, after ended
+	// idle says that the partition is not worked on, and has nothing to commit.
+	idle atomic.Bool
+	// skips are the lanes that are behind, for those who read: a new map each time.
+	skips atomic.Pointer[map[string]struct{}]
+
+	flights   map[string]time.Time // lanes with a request in flight, and since when
+	notBefore time.Time            // nothing is sent before
+	suspended map[string]*suspension
+	failing   map[string]*failing
+	// ages are when the first unfinished events of lanes that are behind were
+	// written to the log, as far as that is known.
+	ages     map[string]time.Time
+	releases []release
+	scan     scan
+	shown    time.Time // when the suspended tenants were last told of
+	draining bool
+	cut      bool // a request was left without a known outcome
+	alarm    time.Time
 }
 
-// done is a request that has come back.
-type done struct {
-	request  lane.Request[*event]
-	outcomes []lane.Outcome
+// release is when an event that waits may be handed out again.
+type release struct {
+	at   time.Time
+	item *lane.Item[*event]
 }
 
-func newPartition(w *Worker, a queue.Assignment, commits *committer) *partition {
-	start := lane.Offset(a.Offset)
+func newPartition(w *Worker, a queue.Assignment, partitions int) *partition {
 	p := &partition{
-		w:         w,
-		partition: a.Partition,
-		lanes:     lane.New[*event](w.o.Limits, start),
-		commits:   commits,
-		committed: start,
-		status:    new(status),
-		start:     a,
+		w:          w,
+		id:         a.Partition,
+		partitions: partitions,
+		start:      a,
+		log:        w.log.With(zap.Int("partition", a.Partition)),
+		status:     newStatus(),
+		lanes:      lane.New[*event](w.o.Limits, lane.Offset(a.Offset)),
+		asks:       make(chan chan<- commitState),
+		ended:      make(chan struct{}),
+		flights:    make(map[string]time.Time),
+		suspended:  make(map[string]*suspension),
+		failing:    make(map[string]*failing),
+		ages:       make(map[string]time.Time),
 	}
+	p.skips.Store(new(map[string]struct{}))
 	p.status.committed.Store(int64(a.Offset))
 	p.status.end.Store(int64(a.End))
 	return p
@@ -56,27 +84,44 @@ func newPartition(w *Worker, a queue.Assignment, commits *committer) *partition 
 // run works until fetching ends, then drains; attempts that are still under way
 // when their context ends are abandoned.
 func (p *partition) run(fetching, attempts context.Context) {
+	defer close(p.ended)
+	if err := p.restore(fetching); err != nil {
+		p.idle.Store(true)
+		if fetching.Err() == nil {
+			p.log.Error("leave the partition alone: its commit cannot be understood; see `offsets show`", zap.Error(err))
+			<-fetching.Done()
+		}
+		return
+	}
 	fetched, returned := make(chan []*event), make(chan done)
 	var running sync.WaitGroup
 	defer running.Wait()
+	p.scan.commands, p.scan.answers = make(chan scanCommand, 1), make(chan scanned)
 	running.Go(func() { p.fetch(fetching, fetched) })
+	running.Go(func() { p.rescan(fetching) })
 
 	draining := fetching.Done()
+	timer := time.NewTimer(time.Hour)
+	defer timer.Stop()
 	for {
-		for attempts.Err() == nil {
-			r, ok := p.lanes.Next()
-			if !ok {
-				break
-			}
-			running.Go(func() { returned <- done{r, p.send(attempts, r)} })
+		wake := p.tend(time.Now())
+		p.sendAll(attempts, &running, returned)
+		if at := p.unblock(time.Now()); !at.IsZero() {
+			wake = earlier(wake, at)
 		}
 		p.report()
 		if p.lanes.InFlight() == 0 && (attempts.Err() != nil || p.lanes.Drained()) {
+			p.finish()
 			return
 		}
 		more := fetched
-		if draining == nil || p.lanes.Full() {
+		if p.draining || p.lanes.Full() {
 			more = nil
+		}
+		if wake.IsZero() {
+			timer.Stop()
+		} else {
+			timer.Reset(max(0, time.Until(wake)))
 		}
 		select {
 		case events := <-more:
@@ -84,66 +129,201 @@ func (p *partition) run(fetching, attempts context.Context) {
 				p.add(e)
 			}
 		case d := <-returned:
-			for _, it := range p.lanes.Done(d.request, d.outcomes) {
-				p.w.finished(it.Payload)
-			}
+			p.returned(d)
+		case s := <-p.scan.answers:
+			p.scan.take(s)
+		case reply := <-p.asks:
+			reply <- p.state(lane.Working)
+		case <-timer.C:
 		case <-draining:
 			draining = nil
+			p.draining = true
 			p.lanes.Drain()
 		}
 	}
 }
 
-// add takes in an event; one that makes no call is finished by it.
+// sendAll starts every request that may be sent now.
+func (p *partition) sendAll(attempts context.Context, running *sync.WaitGroup, returned chan<- done) {
+	if time.Now().Before(p.notBefore) {
+		return
+	}
+	for attempts.Err() == nil {
+		r, ok := p.lanes.Next()
+		if !ok {
+			return
+		}
+		p.flights[r.Lane] = time.Now()
+		running.Go(func() { returned <- p.send(attempts, r) })
+	}
+}
+
+// finish ends the work: what was begun and is not over stays with cursors, so that
+// the next member repeats nothing that the receiver has.
+func (p *partition) finish() {
+	owner := lane.Clean
+	if !p.lanes.PassBegun(time.Now()) || p.cut {
+		owner = lane.Cut
+	}
+	p.report()
+	s := p.state(owner)
+	p.last = &s
+}
+
+// ask returns what is to be committed; false if the partition does not say so in
+// time, or has nothing to commit.
+func (p *partition) ask(patience time.Duration) (commitState, bool) {
+	reply := make(chan commitState, 1)
+	late := time.NewTimer(patience)
+	defer late.Stop()
+	select {
+	case p.asks <- reply:
+		return <-reply, true
+	case <-p.ended:
+		if p.last == nil {
+			return commitState{}, false
+		}
+		return *p.last, true
+	case <-late.C:
+		return commitState{}, false
+	}
+}
+
+// state is what a commit at this moment has to say.
+func (p *partition) state(owner lane.Owner) commitState {
+	m := lane.Metadata{Partitions: p.partitions, Owner: owner, Cursors: p.lanes.Cursors()}
+	text, _, err := m.Encode()
+	if err != nil {
+		// The lanes allow no more cursors than fit, so this is a fault of ours. Commit
+		// nothing that could lose one.
+		panic("worker: encode the commit's metadata: " + err.Error())
+	}
+	return commitState{to: p.lanes.CommitPoint(), metadata: text}
+}
+
+// add takes in a live event.
 func (p *partition) add(e *event) {
-	it := p.lanes.Add(lane.Event[*event]{
-		Offset:  lane.Offset(e.record.Offset),
-		Lane:    e.lane,
-		Key:     e.key,
-		Steps:   e.costs,
-		Bytes:   e.bytes,
-		Payload: e,
-	})
-	if len(e.costs) == 0 {
-		p.lanes.Finish(it)
+	if p.lanes.Skips(e.lane) {
+		e.costs = nil
+		p.lanes.Add(e.asLane())
+		return
+	}
+	if !e.decided {
+		p.w.decide(e, p.w.o.Tenants())
+	}
+	p.judge(e)
+	if it := p.lanes.Add(e.asLane()); it != nil && len(e.costs) == 0 {
 		p.w.finished(e)
 	}
 }
 
-// report hands the commit point to the committer and the figures to the status.
-func (p *partition) report() {
-	if to := p.lanes.CommitPoint(); to != p.committed {
-		p.committed = to
-		p.commits.moveTo(p.partition, to)
-		p.status.committed.Store(int64(to))
+// asLane is the event as package lane sees it.
+func (e *event) asLane() lane.Event[*event] {
+	return lane.Event[*event]{
+		Offset: lane.Offset(e.record.Offset), Lane: e.lane, Key: e.key, Steps: e.costs, Bytes: e.bytes, Payload: e,
 	}
-	p.status.window.Store(int64(p.lanes.Len()))
+}
+
+// unblock passes the lanes that hold up a full window: those that are slow, wait,
+// or have most of it. It returns when to look again, zero if there is no need.
+func (p *partition) unblock(now time.Time) time.Time {
+	for p.lanes.Full() && !now.Before(p.notBefore) {
+		it, ok := p.lanes.Oldest()
+		if !ok {
+			break
+		}
+		since, busy := p.flights[it.Lane]
+		most := 2*p.lanes.Unfinished(it.Lane) > p.lanes.Len()
+		if busy && !most && now.Sub(since) < slowAfter {
+			return since.Add(slowAfter)
+		}
+		if !p.lanes.Pass(it.Lane, now, lane.CauseSlow) {
+			if now.Sub(p.alarm) > time.Minute {
+				p.alarm = now
+				p.log.Error("the partition waits: there is no room for another cursor", zap.Int("cursors", len(p.lanes.Held())), zap.String("tenant", it.Lane))
+			}
+			return now.Add(slowAfter)
+		}
+	}
+	return time.Time{}
+}
+
+// report tells the status, and those who read what to skip.
+func (p *partition) report() {
+	p.status.committed.Store(int64(p.lanes.CommitPoint()))
+	p.status.window.Store(int64(p.lanes.InMemory()))
 	oldest := int64(0)
 	if it, ok := p.lanes.Oldest(); ok {
 		oldest = it.Payload.accepted.UnixNano()
 	}
 	p.status.oldest.Store(oldest)
+	p.publishSkips()
+	p.showSuspended()
+}
+
+// showSuspended tells the status which tenants are suspended, now and then.
+func (p *partition) showSuspended() {
+	now, shown := time.Now(), p.status.suspended.Load()
+	if len(p.suspended) == len(*shown) && (len(*shown) == 0 || now.Sub(p.shown) < watchTenants) {
+		return
+	}
+	p.shown = now
+	list := make([]Suspended, 0, len(p.suspended))
+	for name, s := range p.suspended {
+		list = append(list, Suspended{Tenant: tenant.ID(name), Partition: p.id, Cause: s.cause.String(), Since: s.since, Oldest: p.ages[name]})
+	}
+	p.status.suspended.Store(&list)
+}
+
+// publishSkips makes known which lanes are behind, if that has changed.
+func (p *partition) publishSkips() {
+	now, behind := *p.skips.Load(), 0
+	same := true
+	for name := range p.lanes.Behind() {
+		behind++
+		if _, ok := now[name]; !ok {
+			same = false
+		}
+	}
+	if same && behind == len(now) {
+		return
+	}
+	skips := make(map[string]struct{}, behind)
+	for name := range p.lanes.Behind() {
+		skips[name] = struct{}{}
+	}
+	p.skips.Store(&skips)
+}
+
+// earlier is the earlier of two times; zero is none.
+func earlier(a, b time.Time) time.Time {
+	if a.IsZero() || !b.IsZero() && b.Before(a) {
+		return b
+	}
+	return a
 }
 
 // fetch reads the partition from its start and decides what each event makes,
 // until ctx ends.
 func (p *partition) fetch(ctx context.Context, out chan<- []*event) {
-	log := p.w.log.With(zap.Int("partition", p.partition))
-	r := p.w.o.Log.Reader(p.w.o.Topics.Events(), p.partition, p.start.Offset, queue.ReaderOptions{})
+	known := newDuplicates(duplicateWindow)
+	topic := p.w.o.Topics.Events()
+	if err := known.warm(ctx, p.w.o.Log, topic, p.id, p.start.Offset, p.start.Start); err != nil && ctx.Err() == nil {
+		p.log.Warn("read what came before: copies of it would not be known", zap.Error(err))
+	}
+	r := p.w.o.Log.Reader(topic, p.id, p.start.Offset, queue.ReaderOptions{})
 	for ctx.Err() == nil {
 		b, err := r.Next(ctx)
 		if gap, ok := errors.AsType[*queue.GapError](err); ok {
 			// The log no longer has these events: said with their exact range,
 			// never passed over in silence.
-			p.w.metrics.lost.Add(float64(gap.To - gap.From))
-			log.Error("events were deleted from the log before they were delivered",
-				zap.Int64("from", int64(gap.From)), zap.Int64("to", int64(gap.To)))
+			p.w.lost(p.log, gap)
 			r.SkipGap()
 			continue
 		}
 		if err != nil {
 			if ctx.Err() == nil {
-				log.Error("stop reading the partition; see `topics check` and the group's offsets", zap.Error(err))
+				p.log.Error("stop reading the partition; see `topics check` and the group's offsets", zap.Error(err))
 				<-ctx.Done()
 			}
 			return
@@ -153,9 +333,15 @@ func (p *partition) fetch(ctx context.Context, out chan<- []*event) {
 			continue
 		}
 		events := make([]*event, len(b.Records))
-		tenants := p.w.o.Tenants()
+		tenants, skips := p.w.o.Tenants(), *p.skips.Load()
 		for i := range b.Records {
-			events[i] = p.w.decide(b.Records[i], tenants)
+			e := newEvent(b.Records[i])
+			e.copied = known.add(&e.record)
+			// What will be skipped need not be decided; it is when it comes again.
+			if _, skip := skips[e.lane]; !skip {
+				p.w.decide(e, tenants)
+			}
+			events[i] = e
 		}
 		select {
 		case out <- events:
@@ -163,127 +349,3 @@ func (p *partition) fetch(ctx context.Context, out chan<- []*event) {
 		}
 	}
 }
-
-// send brings a request to its end and says what became of each part.
-func (p *partition) send(ctx context.Context, r lane.Request[*event]) []lane.Outcome {
-	outcomes := make([]lane.Outcome, len(r.Parts))
-	if r.Lane == letterLane {
-		var letters errgroup.Group
-		letters.SetLimit(lettersAtOnce)
-		for i, part := range r.Parts {
-			letters.Go(func() error {
-				outcomes[i] = p.w.bury(ctx, part.Item.Payload)
-				return nil
-			})
-		}
-		_ = letters.Wait()
-		return outcomes
-	}
-	parts := make([][]attribution.Call, len(r.Parts))
-	gap := time.Duration(0)
-	for i, part := range r.Parts {
-		parts[i] = part.Item.Payload.steps[part.Step]
-		if part.Step > 0 {
-			gap = r.Parts[0].Item.Payload.tenant.PairGap
-		}
-	}
-	// The step before was accepted before this request was handed out.
-	if gap > 0 {
-		select {
-		case <-ctx.Done():
-		case <-time.After(gap):
-		}
-	}
-	reports := p.w.deliverer.Deliver(ctx, p.w.source(r.Parts[0].Item.Payload.tenant), parts)
-	for i, report := range reports {
-		e := r.Parts[i].Item.Payload
-		e.attempts += report.Attempts
-		switch report.Outcome {
-		case delivery.Accepted:
-			outcomes[i] = lane.Accepted
-			if p.w.o.OnCall != nil {
-				for j := range parts[i] {
-					p.w.o.OnCall(e.tenant.ID, &parts[i][j])
-				}
-			}
-		case delivery.Rejected, delivery.TooLarge, delivery.Invalid:
-			e.reject(parts[i][0].Kind, report)
-			outcomes[i] = p.w.bury(ctx, e)
-		case delivery.Abandoned:
-			outcomes[i] = lane.Abandoned
-		}
-	}
-	return outcomes
-}
-
-// source gives a tenant as it stands in the registry now, or as it was when the
-// registry has it no longer.
-func (w *Worker) source(t *tenant.Tenant) delivery.Source {
-	return func() *tenant.Tenant {
-		if now, ok := w.o.Tenants().Get(t.ID); ok {
-			t = now
-		}
-		return t
-	}
-}
-
-// bury writes the event's dead letter, and tries until the log has acknowledged
-// it or ctx ends: an event is over only with its letter in the log.
-func (w *Worker) bury(ctx context.Context, e *event) lane.Outcome {
-	e.letter.Attempts, e.letter.DeadAt = e.attempts, time.Now().UTC()
-	pauses := backoff.NewExponentialBackOff(backoff.WithMaxElapsedTime(0))
-	err := backoff.RetryNotify(func() error {
-		_, err := w.o.Letters.Write(ctx, *e.letter)
-		return err
-	}, backoff.WithContext(pauses, ctx), func(err error, pause time.Duration) {
-		w.log.Error("write a dead letter again", zap.Error(err), zap.Duration("pause", pause),
-			zap.String("tenant", e.letter.Tenant), zap.String("event", e.letter.EventID))
-	})
-	if err != nil {
-		return lane.Abandoned
-	}
-	w.log.Warn("an event became a dead letter",
-		zap.String("tenant", e.letter.Tenant),
-		zap.String("event", e.letter.EventID),
-		zap.String("reason", string(e.letter.Reason)),
-		zap.String("stage", string(e.letter.Stage)),
-		zap.String("detail", e.letter.Detail),
-		zap.Int("partition", e.record.Partition),
-		zap.Int64("offset", int64(e.record.Offset)))
-	return lane.Ended
-}
-
-// finished counts an event that has its outcome and tells the observer.
-func (w *Worker) finished(e *event) {
-	f := Finished{
-		Tenant:   tenant.ID(e.record.Header(queue.HeaderTenant)),
-		EventID:  e.id,
-		Source:   e.source,
-		Position: e.record.Position,
-		Outcome:  Delivered,
-		Attempts: e.attempts,
-		Calls:    e.calls,
-		Accepted: e.accepted,
-		Finished: time.Now(),
-	}
-	switch {
-	case e.letter != nil:
-		f.Outcome, f.Reason = Dead, string(e.letter.Reason)
-	case e.ignored != "":
-		f.Outcome, f.Reason = Ignored, string(e.ignored)
-	}
-	w.metrics.finishedEvent(f)
-	if w.o.OnFinished != nil {
-		w.o.OnFinished(f)
-	}
-}
-
-const (
-	// letterLane is the lane of the events whose dead letter is all that is left
-	// to do. No tenant has that name.
-	letterLane = "\x00letters"
-	// lettersAtOnce bounds the dead letters that a partition writes at once.
-	lettersAtOnce = 64
-)
-
-var _ Letters = (*deadletter.Writer)(nil)

@@ -33,15 +33,22 @@ const (
 	DefaultGroup          = "refiner-source"
 	DefaultCommitInterval = 500 * time.Millisecond
 	DefaultLagInterval    = 5 * time.Second
+	// DefaultRequestTimeout is the longest that one request to a receiver takes.
+	DefaultRequestTimeout = 9 * time.Second
+	// DefaultEventBudget is how long the receiver may fail with one event, while it
+	// accepts others of the tenant, before the event is given up.
+	DefaultEventBudget = 2 * time.Minute
 )
 
 // DefaultLimits bound a partition: 450 kB and 2,000 calls a request, below
-// Segment's 500 kB and 2,500; a window of 4,096 events and 8 MiB.
+// Segment's 500 kB and 2,500; a window of 4,096 events and 8 MiB; of a lane that
+// is behind, 512 events.
 var DefaultLimits = lane.Limits{
 	RequestCalls: 2000,
 	RequestBytes: 450_000,
 	WindowEvents: 4096,
 	WindowBytes:  8 << 20,
+	BehindEvents: 512,
 }
 
 // Letters writes dead letters. Write returns when the log has acknowledged the
@@ -68,6 +75,20 @@ type Options struct {
 	// CommitInterval is the time between two commits while there is progress;
 	// at most a second.
 	CommitInterval time.Duration
+	// RequestTimeout is the longest that one request takes, as Delivery's sender sees
+	// to it; 0 is DefaultRequestTimeout. No request starts when the last acknowledged
+	// commit is older than the session timeout less it.
+	RequestTimeout time.Duration
+	// EventBudget is how long the receiver may fail with one event, while it accepts
+	// others of the tenant; 0 is DefaultEventBudget.
+	EventBudget time.Duration
+	// Retention tells how long the log keeps an event, 0 for ever; by default the log
+	// is asked.
+	Retention func(context.Context) (time.Duration, error)
+	// AcceptPartitions takes a changed number of partitions for intended: if the topic
+	// has so many, the worker starts although events of before the change are not
+	// delivered. Their users' later events may overtake them.
+	AcceptPartitions int
 	// LagInterval is the time between two readings of the log's end.
 	LagInterval time.Duration
 	Logger      *zap.Logger
@@ -96,6 +117,12 @@ func (o Options) Validate() error {
 	}
 	if o.CommitInterval < 0 || o.CommitInterval > time.Second {
 		errs = append(errs, fmt.Errorf("worker: CommitInterval is %v; give at most 1s", o.CommitInterval))
+	}
+	if session := o.GroupOptions.SessionTimeout; session != 0 && o.RequestTimeout > session/2 {
+		errs = append(errs, fmt.Errorf("worker: RequestTimeout is %v; give at most half of the session timeout %v", o.RequestTimeout, session))
+	}
+	if o.RequestTimeout < 0 || o.EventBudget < 0 || o.AcceptPartitions < 0 {
+		errs = append(errs, errors.New("worker: RequestTimeout, EventBudget and AcceptPartitions must not be negative"))
 	}
 	if o.LagInterval < 0 {
 		errs = append(errs, fmt.Errorf("worker: LagInterval is %v; give a positive one", o.LagInterval))
@@ -138,6 +165,10 @@ type Worker struct {
 	pace      *pacer
 	metrics   *metrics
 	joined    atomic.Bool
+	lease     atomic.Pointer[lease] // of the generation at work
+	failed    atomic.Pointer[error] // why Run ends by itself
+	fail      func(error)           // ends Run
+	kept      atomic.Int64          // how long the log keeps an event, in nanoseconds; 0 is for ever
 
 	mu         sync.Mutex
 	partitions map[int]*status // those assigned now
@@ -157,6 +188,18 @@ func New(o Options) (*Worker, error) {
 	if o.LagInterval == 0 {
 		o.LagInterval = DefaultLagInterval
 	}
+	if o.RequestTimeout == 0 {
+		o.RequestTimeout = DefaultRequestTimeout
+	}
+	if o.EventBudget == 0 {
+		o.EventBudget = DefaultEventBudget
+	}
+	if o.Retention == nil {
+		o.Retention = func(ctx context.Context) (time.Duration, error) {
+			kept, err := o.Log.Retention(ctx, o.Topics.Events())
+			return max(0, kept.Time), err // queue.Unlimited is below 0
+		}
+	}
 	if o.Logger == nil {
 		o.Logger = zap.NewNop()
 	}
@@ -165,7 +208,7 @@ func New(o Options) (*Worker, error) {
 	}
 	w := &Worker{o: o, log: o.Logger, partitions: make(map[int]*status), pace: newPacer()}
 	w.metrics = newMetrics(w, o.Registerer, o.NoTenantMetrics)
-	o.Delivery.Notify, o.Delivery.Pace = w.attempted, w.pace.wait
+	o.Delivery.Notify, o.Delivery.PaceFor, o.Delivery.Gate = w.attempted, w.pace.wait, w.gate
 	var err error
 	if w.deliverer, err = delivery.New(o.Delivery); err != nil {
 		return nil, err
@@ -174,8 +217,16 @@ func New(o Options) (*Worker, error) {
 }
 
 // Run works until ctx ends, then drains and leaves the group. It returns nil
-// after a drain; an error if the group could not be set up.
+// after a drain; an error if the group could not be set up, if the topic has
+// another number of partitions than the group's commits know and events of before
+// are not delivered, or if a partition does not go on.
 func (w *Worker) Run(ctx context.Context) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	w.fail = func(err error) {
+		w.failed.CompareAndSwap(nil, &err)
+		cancel()
+	}
 	o := w.o.GroupOptions
 	o.ID, o.Topic = w.o.Group, w.o.Topics.Events()
 	o.OnError = func(err error) {
@@ -187,8 +238,23 @@ func (w *Worker) Run(ctx context.Context) error {
 		return fmt.Errorf("set up the consumer group: %w", err)
 	}
 	defer w.joined.Store(false)
-	return group.Run(ctx, w.generation)
+	err = group.Run(ctx, w.generation)
+	if failed := w.failed.Load(); failed != nil {
+		return *failed
+	}
+	return err
 }
+
+// gate holds an attempt back while the lease is not valid.
+func (w *Worker) gate(ctx context.Context) error {
+	if l := w.lease.Load(); l != nil {
+		return l.wait(ctx)
+	}
+	return nil
+}
+
+// retention is how long the log keeps an event; 0 is for ever, or not known.
+func (w *Worker) retention() time.Duration { return time.Duration(w.kept.Load()) }
 
 // Ready reports whether the worker is a member of the group.
 func (w *Worker) Ready() bool { return w.joined.Load() }
@@ -211,12 +277,35 @@ func (w *Worker) generation(ctx context.Context, g *queue.Generation) {
 	defer stopFetching(nil)
 	defer stopAttempts(nil)
 
+	if err := w.checkPartitions(fetching, g); err != nil {
+		switch {
+		case fetching.Err() != nil:
+		case errors.Is(err, ErrPartitions):
+			w.fail(err)
+		default:
+			w.log.Warn("begin a generation", zap.Int("generation", g.ID), zap.Error(err))
+		}
+		return
+	}
 	w.pace.setShare(len(g.Assignments), g.Partitions)
-	commits := newCommitter(g, w.o.CommitInterval, w.log)
+	held := &lease{good: w.sessionTimeout() - w.o.RequestTimeout}
+	w.lease.Store(held)
+	commits := newCommitter(g, w.o.CommitInterval, held, w.log)
+	for _, a := range g.Assignments {
+		p := newPartition(w, a, g.Partitions)
+		commits.partitions = append(commits.partitions, p)
+		w.watch(p.id, p.status)
+	}
 	var working, committing sync.WaitGroup
-	worked := make(chan struct{})
+	worked, stuck := make(chan struct{}), make(chan struct{})
 	committing.Go(func() {
-		if err := commits.run(worked); err != nil {
+		err := commits.run(worked)
+		if errors.Is(err, errStuck) {
+			w.log.Error("a partition does not go on: leave the group, and end", zap.Error(err))
+			w.fail(fmt.Errorf("work on the partitions: %w", err))
+			close(stuck)
+		}
+		if err != nil {
 			stopFetching(errFenced)
 			stopAttempts(errFenced)
 			w.log.Warn("stop working on this generation", zap.Int("generation", g.ID), zap.Error(err))
@@ -236,20 +325,75 @@ func (w *Worker) generation(ctx context.Context, g *queue.Generation) {
 		case <-worked:
 		}
 	})
-	for _, a := range g.Assignments {
-		p := newPartition(w, a, commits)
-		w.watch(p.partition, p.status)
+	for _, p := range commits.partitions {
 		working.Go(func() { p.run(fetching, attempts) })
 	}
 	working.Go(func() { w.readEnds(fetching) })
 	w.joined.Store(true)
-	working.Wait()
-	close(worked)
-	committing.Wait()
+	go func() {
+		working.Wait()
+		close(worked)
+	}()
+	select {
+	case <-worked:
+		committing.Wait()
+	case <-stuck: // nobody can wait for it; the process has to end
+	}
 	for _, a := range g.Assignments {
 		w.watch(a.Partition, nil)
 	}
 	w.log.Info("left the generation", zap.Int("generation", g.ID), zap.NamedError("cause", context.Cause(fetching)))
+}
+
+func (w *Worker) sessionTimeout() time.Duration {
+	if d := w.o.GroupOptions.SessionTimeout; d != 0 {
+		return d
+	}
+	return queue.DefaultSessionTimeout
+}
+
+// checkPartitions refuses to work when the topic's number of partitions has
+// changed while events of before are not delivered: users have moved to other
+// partitions, where their later events would overtake.
+func (w *Worker) checkPartitions(ctx context.Context, g *queue.Generation) error {
+	if w.o.AcceptPartitions == g.Partitions {
+		return nil
+	}
+	topic := w.o.Topics.Events()
+	committed, err := w.o.Log.Committed(ctx, w.o.Group, topic)
+	if err != nil {
+		return fmt.Errorf("read the group's commits: %w", err)
+	}
+	bounds, err := w.o.Log.Bounds(ctx, topic)
+	if err != nil {
+		return fmt.Errorf("read the ends of the log: %w", err)
+	}
+	before, waiting := 0, int64(0)
+	for id, c := range committed {
+		m, err := lane.Decode(c.Metadata)
+		if err != nil || m.Partitions == 0 || m.Partitions == g.Partitions {
+			continue // what cannot be understood is refused by its partition
+		}
+		before = m.Partitions
+		waiting += int64(max(0, bounds[id].End-c.Offset)) + int64(len(m.Cursors))
+	}
+	if waiting == 0 {
+		return nil
+	}
+	return fmt.Errorf("%w: %s has %d partitions and had %d; %d events of before are not delivered, and their users' later events, "+
+		"which now stand in other partitions, would overtake them. Kafka cannot take partitions back: --accept-partitions %d goes on all the same. "+
+		"Next time stop the ingress and wait until `offsets show` says that nothing is left, before adding partitions",
+		ErrPartitions, topic, g.Partitions, before, waiting, g.Partitions)
+}
+
+// ErrPartitions says that the topic has another number of partitions than before.
+var ErrPartitions = errors.New("the number of partitions has changed")
+
+// lost reports events that the log had dropped before they were delivered.
+func (w *Worker) lost(log *zap.Logger, gap *queue.GapError) {
+	w.metrics.lost.Add(float64(gap.To - gap.From))
+	log.Error("events were deleted from the log before they were delivered",
+		zap.Int64("from", int64(gap.From)), zap.Int64("to", int64(gap.To)))
 }
 
 func partitionsOf(g *queue.Generation) []int {

@@ -115,6 +115,14 @@ type member struct {
 // join starts a worker, and returns when it has joined.
 func (w *world) join(change ...func(*worker.Options)) *member {
 	w.t.Helper()
+	m := w.start(change...)
+	w.until("the worker to join", m.worker.Ready)
+	return m
+}
+
+// start starts a worker.
+func (w *world) start(change ...func(*worker.Options)) *member {
+	w.t.Helper()
 	m := &member{w: w, cut: &cuttable{dial: w.network.DialContext}, ended: make(chan error, 1)}
 	m.log = w.open(m.cut.DialContext)
 	m.letters = m.log.Publisher(w.topics.Dead(), queue.PublisherOptions{MaxRecordBytes: queue.DeadRecordBytes})
@@ -139,7 +147,6 @@ func (w *world) join(change ...func(*worker.Options)) *member {
 	ctx, cancel := context.WithCancel(context.Background())
 	m.stop = cancel
 	go func() { m.ended <- m.worker.Run(ctx) }()
-	w.until("the worker to join", m.worker.Ready)
 	return m
 }
 
@@ -285,6 +292,34 @@ func (w *world) lag() int64 {
 	return lag
 }
 
+// settled reports whether the group has nothing left: no lag, and no tenant whose
+// events a cursor holds.
+func (w *world) settled() bool { return w.lag() == 0 && len(w.allCursors()) == 0 }
+
+// allCursors are those of the group's commits.
+func (w *world) allCursors() []lane.Cursor {
+	w.t.Helper()
+	c, err := w.log.Committed(w.t.Context(), "group", w.topics.Events())
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	var all []lane.Cursor
+	for _, at := range c {
+		m, err := lane.Decode(at.Metadata)
+		if err != nil {
+			w.t.Fatal(err)
+		}
+		all = append(all, m.Cursors...)
+	}
+	return all
+}
+
+// cursors are those of one tenant, in all partitions.
+func (w *world) cursors(id tenant.ID) []lane.Cursor {
+	w.t.Helper()
+	return slices.DeleteFunc(w.allCursors(), func(c lane.Cursor) bool { return c.Tag != lane.TagOf(string(id)) })
+}
+
 func (w *world) committed() map[int]queue.Offset {
 	w.t.Helper()
 	c, err := w.log.Committed(w.t.Context(), "group", w.topics.Events())
@@ -425,7 +460,7 @@ func (r *receiver) count() int {
 // identify 2 and so on, all of them but those that skipped says. Where mayRepeat
 // says so of an event, the row may be taken up again at its identify, and then goes
 // on in order, with the same bytes. It returns how often that was.
-func (w *world) verify(mayRepeat func(queue.Position) bool, skipped ...string) (again int) {
+func (w *world) verify(mayRepeat repeats, skipped ...string) (again int) {
 	w.t.Helper()
 	r := w.receiver
 	r.mu.Lock()
@@ -450,7 +485,7 @@ func (w *world) verify(mayRepeat func(queue.Position) bool, skipped ...string) (
 		switch {
 		case k == next[a.who]:
 			next[a.who]++
-		case k >= 0 && k < next[a.who] && a.kind == attribution.Identify && mayRepeat(positions[name]):
+		case k >= 0 && k < next[a.who] && mayRepeat(a.who.tenant, positions[name], a.kind):
 			again++
 			next[a.who] = k + 1
 		default:
@@ -470,8 +505,34 @@ func (w *world) verify(mayRepeat func(queue.Position) bool, skipped ...string) (
 	return again
 }
 
+// repeats says whether the row of a user may be taken up again at a call.
+type repeats func(tenant.ID, queue.Position, attribution.Kind) bool
+
 // never allows no call to come again.
-func never(queue.Position) bool { return false }
+func never(tenant.ID, queue.Position, attribution.Kind) bool { return false }
+
+// fromCommits allows what lies behind the commits of this moment: from the commit
+// point on at an identify, and from the tenant's cursor on.
+func (w *world) fromCommits() repeats {
+	w.t.Helper()
+	all, err := w.log.Committed(w.t.Context(), "group", w.topics.Events())
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	return func(id tenant.ID, at queue.Position, kind attribution.Kind) bool {
+		c := all[at.Partition]
+		m, err := lane.Decode(c.Metadata)
+		if err != nil {
+			w.t.Fatal(err)
+		}
+		for _, cursor := range m.Cursors {
+			if cursor.Tag == lane.TagOf(string(id)) && lane.Offset(at.Offset) >= cursor.From {
+				return true
+			}
+		}
+		return at.Offset >= c.Offset && kind == attribution.Identify
+	}
+}
 
 func callName(who person, kind attribution.Kind, seq string) string {
 	return fmt.Sprintf("%s/%s:%v:%s", who.tenant, who.user, kind, seq)
@@ -479,5 +540,5 @@ func callName(who person, kind attribution.Kind, seq string) string {
 
 // small are limits under which windows fill and batches are cut.
 func small(o *worker.Options) {
-	o.Limits = lane.Limits{RequestCalls: 7, RequestBytes: 10_000, WindowEvents: 40, WindowBytes: 1 << 20}
+	o.Limits = lane.Limits{RequestCalls: 7, RequestBytes: 10_000, WindowEvents: 40, WindowBytes: 1 << 20, BehindEvents: 10}
 }

@@ -1,0 +1,449 @@
+package lane
+
+import (
+	"cmp"
+	"iter"
+	"slices"
+	"time"
+)
+
+// Suspend ends the sending of a lane that fails: from now on it hands out only
+// what Probe asks for, until Open. Its request has come back. If a cursor can be
+// had for it (see Pass), its events leave memory and the partition goes on without
+// it; otherwise they stay, and the window waits with them: a cursor is never
+// dropped to make room for another. It reports whether the partition goes on.
+func (p *Partition[T]) Suspend(name string, since time.Time, cause Cause) bool {
+	q := p.lane(name)
+	if q.busy {
+		panic("lane: suspended while its request is in flight")
+	}
+	if !q.suspended {
+		q.probes = 0
+	}
+	q.suspended, q.probing = true, false
+	if !p.hold(q, since, cause) {
+		return false
+	}
+	q.cause = cause
+	if !q.behind {
+		q.behind, q.unread = true, p.next
+	}
+	p.drop(q)
+	p.advance()
+	return true
+}
+
+// Probe lets a suspended lane hand out one step of one event, another event each
+// time. One that is behind must be given events first, by AddBehind.
+func (p *Partition[T]) Probe(name string) {
+	if q := p.lanes[name]; q != nil && q.suspended && !q.busy {
+		q.probing = true
+		p.offer(q)
+	}
+}
+
+// Open ends the suspension of a lane.
+func (p *Partition[T]) Open(name string) {
+	q := p.lanes[name]
+	if q == nil || !q.suspended {
+		return
+	}
+	q.suspended, q.probing = false, false
+	p.offer(q)
+	p.settle(q)
+}
+
+// Pass moves the events of a lane out of the window: from now on a cursor holds
+// them, and the commit point goes on without them. They stay in memory and are
+// sent as before; if they are many, the lane skips live events from here on, and
+// catches up with them by AddBehind. It reports whether that could be done: not if
+// there is no room for one more cursor, or in memory.
+func (p *Partition[T]) Pass(name string, since time.Time, cause Cause) bool {
+	q := p.lanes[name]
+	if q == nil || !p.makeRoom() || !p.hold(q, since, cause) {
+		return false
+	}
+	if q.waiting > p.limits.BehindEvents && !q.behind {
+		q.behind, q.unread = true, p.next
+	}
+	p.settle(q)
+	p.advance()
+	return true
+}
+
+// makeRoom takes lanes out of memory that hold many events there, until there is
+// room for as many as the window has. One whose request is in flight goes when it
+// has come back.
+func (p *Partition[T]) makeRoom() bool {
+	for _, q := range p.held {
+		if p.behind < p.limits.WindowEvents && p.behindBytes < p.limits.WindowBytes {
+			return true
+		}
+		if !q.behind || q.waiting <= p.limits.BehindEvents {
+			continue
+		}
+		if q.shed = q.busy; !q.shed {
+			p.drop(q)
+		}
+	}
+	return p.behind < p.limits.WindowEvents && p.behindBytes < p.limits.WindowBytes
+}
+
+// PassBegun passes every lane that has events left from before the last one that
+// was begun: at the end of a drain, so that the next member repeats none of what
+// lies behind them. It reports whether there was room for all.
+func (p *Partition[T]) PassBegun(since time.Time) bool {
+	all := true
+	for p.window.len() > 0 {
+		it := p.window.first()
+		if it.Offset >= p.begun {
+			break
+		}
+		if !p.hold(p.lanes[it.Lane], since, CauseSlow) {
+			all = false
+			break
+		}
+		p.advance()
+	}
+	return all
+}
+
+// hold makes a cursor hold all events of a lane.
+func (p *Partition[T]) hold(q *queue[T], since time.Time, cause Cause) bool {
+	if p.held[q.name] == nil {
+		if len(p.held) >= MaxCursors {
+			return false
+		}
+		p.held[q.name] = q
+		q.since, q.cause = since, cause
+	}
+	from := len(q.passed)
+	for _, items := range q.keys {
+		for _, it := range items.all() {
+			if !it.passed {
+				it.passed = true
+				p.bytes -= it.Bytes
+				q.waiting++
+				p.behind++
+				p.behindBytes += it.Bytes
+				q.passed = append(q.passed, it)
+			}
+		}
+	}
+	slices.SortFunc(q.passed[from:], func(a, b *Item[T]) int { return cmp.Compare(a.Offset, b.Offset) })
+	return true
+}
+
+// drop takes the items of a lane out of memory, and notes what became of them: it
+// is behind, and they will be read again.
+func (p *Partition[T]) drop(q *queue[T]) {
+	q.shed = false
+	q.passed = slices.DeleteFunc(q.passed, func(it *Item[T]) bool { return it.finished })
+	if len(q.passed) > 0 {
+		first := q.passed[0]
+		if q.tears(first) {
+			q.until = 0
+		}
+		q.known = q.runs(q.passed, true)
+		q.unread, q.counted = first.Offset, first.ordinal
+	}
+	for _, it := range q.passed {
+		p.behind--
+		p.behindBytes -= it.Bytes
+		it.finished, it.deferred = true, false
+	}
+	q.passed, q.waiting, q.items = nil, 0, 0
+	clear(q.keys)
+	clear(q.heads)
+	q.heads = q.heads[:0]
+}
+
+// runs says what is known of a lane's events from the first of the given items
+// on: these, those between them, which are done, and, if the lane is behind and
+// its unread events count as well, what is known of those.
+func (q *queue[T]) runs(items []*Item[T], unread bool) []Run {
+	var runs []Run
+	at := items[0].ordinal
+	torn := q.tears(items[0])
+	for _, it := range items {
+		if torn && it.ordinal >= q.torn {
+			break
+		}
+		runs = appendRun(runs, Done, it.ordinal-at)
+		runs = appendRun(runs, stateAfter(it.step), 1)
+		at = it.ordinal + 1
+	}
+	if unread && !torn {
+		runs = appendRun(runs, Done, q.counted-at)
+		for _, r := range q.known {
+			runs = appendRun(runs, r.State, int64(r.Events))
+		}
+	}
+	return runs
+}
+
+// tears reports whether events between the item and the last one are gone from the
+// log, so that nothing can be counted across.
+func (q *queue[T]) tears(first *Item[T]) bool { return q.torn > first.ordinal }
+
+func appendRun(runs []Run, s RunState, events int64) []Run {
+	if events == 0 {
+		return runs
+	}
+	if n := len(runs); n > 0 && runs[n-1].State == s {
+		runs[n-1].Events += int(events)
+		return runs
+	}
+	return append(runs, Run{Events: int(events), State: s})
+}
+
+// stateAfter is the state of an event that has had so many steps accepted.
+func stateAfter(step int) RunState {
+	switch step {
+	case 0:
+		return Pending
+	case 1:
+		return AfterFirst
+	case 2:
+		return AfterSecond
+	default:
+		return Pending // to be repeated from the start
+	}
+}
+
+// steps is how many steps an event in that state has had accepted.
+func (s RunState) steps() int {
+	switch s {
+	case AfterFirst:
+		return 1
+	case AfterSecond:
+		return 2
+	case Pending, Done:
+		return 0
+	default:
+		return 0
+	}
+}
+
+// AddBehind takes in an event of a lane that is behind: the next one from Unread
+// on. It returns nil for one that was finished before. The caller gives all events
+// of the lane, in their order, and none from Position on.
+func (p *Partition[T]) AddBehind(e Event[T]) *Item[T] {
+	q := p.lanes[e.Lane]
+	if q == nil || !q.behind || e.Offset < q.unread || e.Offset >= p.next {
+		panic("lane: an event that is not of a lane that is behind, or out of order")
+	}
+	state := q.state(e.Offset)
+	q.unread = e.Offset + 1
+	if state == Done {
+		q.counted++
+		return nil
+	}
+	it := &Item[T]{Event: e}
+	if len(e.Steps) == 0 {
+		it.finished = true
+		q.counted++
+		return it
+	}
+	if it.step = state.steps(); it.step >= len(e.Steps) {
+		it.step = 0 // other rules cut it now
+	}
+	it.passed = true
+	q.passed = append(q.passed, it)
+	q.waiting++
+	p.behind++
+	p.behindBytes += e.Bytes
+	p.enqueue(q, it)
+	return it
+}
+
+// KnownDone reports whether AddBehind would return nil for the event at that
+// offset, so that the caller need not decide what it makes.
+func (p *Partition[T]) KnownDone(name string, at Offset) bool {
+	q := p.lanes[name]
+	if q == nil || len(q.known) == 0 {
+		return q != nil && at < q.until
+	}
+	return q.known[0].State == Done
+}
+
+// state takes the state of the next unread event from what is known.
+func (q *queue[T]) state(at Offset) RunState {
+	if len(q.known) == 0 {
+		if at < q.until {
+			return Done
+		}
+		return Pending
+	}
+	s := q.known[0].State
+	if q.known[0].Events--; q.known[0].Events == 0 {
+		q.known = q.known[1:]
+	}
+	return s
+}
+
+// Room reports whether a lane that is behind may be given another event: one
+// that is suspended takes a few to choose a probe from.
+func (p *Partition[T]) Room(name string) bool {
+	q := p.lanes[name]
+	if q == nil || !q.behind || p.behind >= p.limits.WindowEvents || p.behindBytes >= p.limits.WindowBytes {
+		return false
+	}
+	if q.suspended {
+		return q.waiting < probeChoice
+	}
+	return q.waiting < p.limits.BehindEvents
+}
+
+// probeChoice is how many events a suspended lane chooses its probes from.
+const probeChoice = 16
+
+// Lost takes in that the log no longer has the events of a lane that is behind
+// before an offset.
+func (p *Partition[T]) Lost(name string, before Offset) {
+	q := p.lanes[name]
+	if q == nil || !q.behind || before <= q.unread {
+		return
+	}
+	// How many of its events are gone is not known: no run counts across.
+	q.counted++
+	q.unread, q.known, q.until, q.torn = before, nil, 0, q.counted
+}
+
+// Live makes a lane that is behind a live one again: every event of it before
+// Position was added. What is not finished of it stays with its cursor.
+func (p *Partition[T]) Live(name string) {
+	q := p.lanes[name]
+	if q == nil || !q.behind {
+		return
+	}
+	q.behind, q.known, q.until = false, nil, 0
+	p.settle(q)
+}
+
+// Restore makes a lane go on from a cursor of the commit at which the partition
+// starts. It must be called before anything is added. The lane is behind, and
+// suspended unless it was just slow.
+func (p *Partition[T]) Restore(name string, c Cursor) {
+	q := p.lane(name)
+	q.behind, q.unread, q.known, q.until = true, c.From, slices.Clone(c.Runs), c.Until
+	q.since, q.cause = c.Since, c.Cause
+	q.suspended = c.Cause != CauseSlow
+	p.held[name] = q
+}
+
+// Behind yields the lanes that are behind, in no order, and the offset of the
+// first event that each is to be given.
+func (p *Partition[T]) Behind() iter.Seq2[string, Offset] {
+	return func(yield func(string, Offset) bool) {
+		for name, q := range p.held {
+			if q.behind && !yield(name, q.unread) {
+				return
+			}
+		}
+	}
+}
+
+// Unread is the offset of the first event that a lane is to be given; false if it
+// is not behind.
+func (p *Partition[T]) Unread(name string) (Offset, bool) {
+	q := p.lanes[name]
+	if q == nil || !q.behind {
+		return 0, false
+	}
+	return q.unread, true
+}
+
+// Unfinished is how many events of a lane are in memory and not finished.
+func (p *Partition[T]) Unfinished(name string) int {
+	if q := p.lanes[name]; q != nil {
+		return q.items
+	}
+	return 0
+}
+
+// Waiting is how many of them a cursor holds.
+func (p *Partition[T]) Waiting(name string) int {
+	if q := p.lanes[name]; q != nil {
+		return q.waiting
+	}
+	return 0
+}
+
+// Held is a lane whose events a cursor holds, or would hold.
+type Held struct {
+	Lane      string
+	Suspended bool
+	Probing   bool
+	Busy      bool
+	Behind    bool
+	Unread    Offset // of the first event that is to be read, if Behind
+	Waiting   int    // events in memory
+	From      Offset // of the first event that is not finished
+	Since     time.Time
+	Cause     Cause
+}
+
+// Held returns the lanes whose events a cursor holds, in no order, and those that
+// are suspended without one.
+func (p *Partition[T]) Held() []Held {
+	all := make([]Held, 0, len(p.held))
+	for _, q := range p.held {
+		h := Held{
+			Lane: q.name, Suspended: q.suspended, Probing: q.probing, Busy: q.busy, Behind: q.behind, Unread: q.unread,
+			Waiting: q.waiting, From: q.unread, Since: q.since, Cause: q.cause,
+		}
+		for _, it := range q.passed {
+			if !it.finished {
+				h.From = it.Offset
+				break
+			}
+		}
+		all = append(all, h)
+	}
+	return all
+}
+
+// Cursors returns the cursors that a commit of CommitPoint needs, ordered by
+// From.
+func (p *Partition[T]) Cursors() []Cursor {
+	if len(p.held) == 0 {
+		return nil
+	}
+	to := p.CommitPoint()
+	cursors := make([]Cursor, 0, len(p.held))
+	for _, q := range p.held {
+		if c, ok := q.cursor(to); ok {
+			cursors = append(cursors, c)
+		}
+	}
+	slices.SortFunc(cursors, func(a, b Cursor) int {
+		return cmp.Or(cmp.Compare(a.From, b.From), slices.Compare(a.Tag[:], b.Tag[:]))
+	})
+	return cursors
+}
+
+// cursor is what a commit of that point needs for the lane; false if nothing.
+func (q *queue[T]) cursor(to Offset) (Cursor, bool) {
+	c := Cursor{Tag: TagOf(q.name), Since: q.since, Cause: q.cause}
+	unread := q.behind && q.unread < to
+	q.passed = slices.DeleteFunc(q.passed, func(it *Item[T]) bool { return it.finished })
+	n, _ := slices.BinarySearchFunc(q.passed, to, func(it *Item[T], to Offset) int { return cmp.Compare(it.Offset, to) })
+	switch {
+	case n > 0 && unread:
+		c.From, c.Runs, c.Until = q.passed[0].Offset, q.runs(q.passed[:n], true), q.until
+		if q.tears(q.passed[0]) {
+			c.Until = 0
+		}
+	case n > 0:
+		if c.From, c.Until = q.passed[0].Offset, to; q.tears(q.passed[0]) {
+			c.Until = 0
+		}
+		c.Runs = q.runs(q.passed[:n], false)
+	case unread:
+		c.From, c.Runs, c.Until = q.unread, slices.Clone(q.known), q.until
+	default:
+		return c, false
+	}
+	return c, true
+}

@@ -1,0 +1,39 @@
+package worker
+
+import (
+	"context"
+	"sync/atomic"
+	"time"
+)
+
+// lease says whether the worker may still send: whether the group has heard of it
+// so lately that nobody else can have its partitions before a request that starts
+// now is over. What counts is the time at which the last acknowledged commit was
+// sent. A worker that was stopped, or has lost Kafka, has none.
+type lease struct {
+	last atomic.Pointer[time.Time]
+	good time.Duration
+}
+
+// leasePoll is how often one that waits looks again.
+const leasePoll = 50 * time.Millisecond
+
+// renew takes in that a commit which was sent at that time was acknowledged.
+func (l *lease) renew(sent time.Time) { l.last.Store(&sent) }
+
+func (l *lease) valid() bool {
+	last := l.last.Load()
+	return last != nil && time.Since(*last) <= l.good
+}
+
+// wait returns when the lease is valid, or ctx's cause when it ends first.
+func (l *lease) wait(ctx context.Context) error {
+	for !l.valid() {
+		select {
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		case <-time.After(leasePoll):
+		}
+	}
+	return nil
+}

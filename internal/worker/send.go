@@ -1,0 +1,204 @@
+package worker
+
+import (
+	"context"
+	"time"
+
+	"github.com/cenkalti/backoff/v4"
+	"go.uber.org/zap"
+	"golang.org/x/sync/errgroup"
+
+	"refinersource/internal/attribution"
+	"refinersource/internal/deadletter"
+	"refinersource/internal/delivery"
+	"refinersource/internal/lane"
+	"refinersource/internal/tenant"
+)
+
+const (
+	// lettersAtOnce bounds the dead letters that a request writes at once.
+	lettersAtOnce = 64
+	// lettersBudget is how long is tried to write them before the lane is suspended.
+	lettersBudget = 5 * time.Second
+)
+
+// causeLetters says that the lane's dead letters cannot be written.
+const causeLetters delivery.Cause = "letters"
+
+// done is a request that has come back.
+type done struct {
+	request  lane.Request[*event]
+	outcomes []lane.Outcome
+	// failed says of each part whether the receiver did not take it when it
+	// travelled alone; its outcome is then for the partition to say.
+	failed   []bool
+	accepted bool // something was
+	cut      bool // something was left without a known outcome
+	verdict  delivery.Verdict
+	tenant   *tenant.Tenant
+}
+
+// send brings a request to its end and says what became of each part.
+func (p *partition) send(ctx context.Context, r lane.Request[*event]) done {
+	d := done{request: r, outcomes: make([]lane.Outcome, len(r.Parts)), failed: make([]bool, len(r.Parts))}
+	var which []int // the parts that are calls; the others are dead letters
+	var parts [][]attribution.Call
+	gap := time.Duration(0)
+	for i, part := range r.Parts {
+		e := part.Item.Payload
+		if e.tenant != nil {
+			d.tenant = e.tenant
+		}
+		if e.letter != nil {
+			continue
+		}
+		which, parts = append(which, i), append(parts, e.steps[part.Step])
+		if part.Step > 0 {
+			gap = e.tenant.PairGap
+		}
+	}
+	if len(which) < len(r.Parts) {
+		p.bury(ctx, &d)
+	}
+	if len(which) == 0 {
+		return d
+	}
+	// The step before was accepted before this request was handed out.
+	if gap > 0 {
+		select {
+		case <-ctx.Done():
+		case <-time.After(gap):
+		}
+	}
+	source := p.w.source(d.tenant)
+	reports, verdict := p.w.deliverer.DeliverWithinBudget(ctx, source, parts, delivery.DeliverOptions{Probe: r.Probe || r.Alone, CatchUp: r.Behind})
+	if r.Alone && verdict.Cause == delivery.Unavailable {
+		// It has failed alone before, while others were accepted. Whether the tenant
+		// fails, they will tell.
+		verdict = delivery.Verdict{}
+	}
+	if verdict.Cause != "" {
+		d.verdict, d.tenant = verdict, source()
+	}
+	guilty := false
+	for j, report := range reports {
+		i := which[j]
+		e := r.Parts[i].Item.Payload
+		e.attempts += report.Attempts
+		e.status = report.Last.Status
+		switch report.Outcome {
+		case delivery.Accepted:
+			d.outcomes[i], d.accepted = lane.Accepted, true
+			if p.w.o.OnCall != nil {
+				for k := range parts[j] {
+					p.w.o.OnCall(e.tenant.ID, &parts[j][k])
+				}
+			}
+		case delivery.Rejected, delivery.TooLarge, delivery.Invalid:
+			e.reject(parts[j][0].Kind, report)
+			guilty = true
+		case delivery.Failing:
+			d.outcomes[i] = lane.Abandoned
+			// Only what may be the event's own fault is held against it.
+			d.failed[i] = verdict.Cause == "" || len(parts) == 1 && verdict.Cause == delivery.Unavailable
+			e.step = r.Parts[i].Step
+		case delivery.Abandoned:
+			d.outcomes[i] = lane.Abandoned
+			d.cut = d.cut || report.Unknown
+		}
+	}
+	if guilty {
+		p.bury(ctx, &d)
+	}
+	return d
+}
+
+// bury writes the dead letters of a request's parts. An event is over only with
+// its letter in the log; one whose letter cannot be written waits with its lane.
+func (p *partition) bury(ctx context.Context, d *done) {
+	ctx, cancel := context.WithTimeout(ctx, lettersBudget)
+	defer cancel()
+	var letters errgroup.Group
+	letters.SetLimit(lettersAtOnce)
+	for i, part := range d.request.Parts {
+		e := part.Item.Payload
+		if e.letter == nil || d.outcomes[i] == lane.Ended {
+			continue
+		}
+		letters.Go(func() error {
+			if err := p.w.bury(ctx, e); err != nil {
+				d.outcomes[i] = lane.Abandoned
+				return err
+			}
+			d.outcomes[i] = lane.Ended
+			return nil
+		})
+	}
+	if err := letters.Wait(); err != nil && d.verdict.Cause == "" {
+		d.verdict = delivery.Verdict{Cause: causeLetters}
+	}
+}
+
+// bury writes the event's dead letter, and tries until the log has acknowledged
+// it or ctx ends.
+func (w *Worker) bury(ctx context.Context, e *event) error {
+	e.letter.Attempts, e.letter.DeadAt = e.attempts, time.Now().UTC()
+	pauses := backoff.NewExponentialBackOff(backoff.WithMaxElapsedTime(0))
+	err := backoff.RetryNotify(func() error {
+		_, err := w.o.Letters.Write(ctx, *e.letter)
+		return err
+	}, backoff.WithContext(pauses, ctx), func(err error, pause time.Duration) {
+		w.log.Error("write a dead letter again", zap.Error(err), zap.Duration("pause", pause),
+			zap.String("tenant", e.letter.Tenant), zap.String("event", e.letter.EventID))
+	})
+	if err != nil {
+		return err
+	}
+	w.log.Warn("an event became a dead letter",
+		zap.String("tenant", e.letter.Tenant),
+		zap.String("event", e.letter.EventID),
+		zap.String("reason", string(e.letter.Reason)),
+		zap.String("stage", string(e.letter.Stage)),
+		zap.String("detail", e.letter.Detail),
+		zap.Int("partition", e.record.Partition),
+		zap.Int64("offset", int64(e.record.Offset)))
+	return nil
+}
+
+// source gives a tenant as it stands in the registry now, or as it was when the
+// registry has it no longer.
+func (w *Worker) source(t *tenant.Tenant) delivery.Source {
+	return func() *tenant.Tenant {
+		if now, ok := w.o.Tenants().Get(t.ID); ok {
+			t = now
+		}
+		return t
+	}
+}
+
+var _ Letters = (*deadletter.Writer)(nil)
+
+// finished counts an event that has its outcome and tells the observer.
+func (w *Worker) finished(e *event) {
+	f := Finished{
+		Tenant:   tenant.ID(e.lane),
+		EventID:  e.id,
+		Source:   e.source,
+		Position: e.record.Position,
+		Outcome:  Delivered,
+		Attempts: e.attempts,
+		Calls:    e.calls,
+		Accepted: e.accepted,
+		Finished: time.Now(),
+	}
+	switch {
+	case e.letter != nil:
+		f.Outcome, f.Reason = Dead, string(e.letter.Reason)
+	case e.ignored != "":
+		f.Outcome, f.Reason = Ignored, string(e.ignored)
+	}
+	w.metrics.finishedEvent(f)
+	if w.o.OnFinished != nil {
+		w.o.OnFinished(f)
+	}
+}
