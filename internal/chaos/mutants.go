@@ -98,7 +98,7 @@ var scenarios = map[string]scenario{
 		o: Options{Duration: 6 * time.Second, Events: 2400},
 		plan: []Injection{
 			{At: 4 * time.Second, For: 8 * time.Second, Fault: "F17", Mode: "idle", Track: "brokers"},
-			{At: 18 * time.Second, For: 2 * time.Second, Fault: "F3", Track: "workers"},
+			{At: 13 * time.Second, For: 2 * time.Second, Fault: "F3", Track: "workers"},
 		},
 	},
 	// Members join and leave, and workers are rolled.

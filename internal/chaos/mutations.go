@@ -86,16 +86,16 @@ func Mutants() []Mutant {
 		{
 			Name: "skip-the-rest-of-a-pair", Why: "after a retry the group is left out",
 			Edits: []Edit{{
-				File: "internal/worker/partition.go",
-				Old:  "\t\t\toutcomes[i] = lane.Accepted\n",
-				New:  "\t\t\toutcomes[i] = lane.Accepted\n\t\t\tif report.Attempts > 1 {\n\t\t\t\toutcomes[i] = lane.Ended\n\t\t\t}\n",
+				File: "internal/worker/send.go",
+				Old:  "\t\t\td.outcomes[i], d.accepted = lane.Accepted, true\n",
+				New:  "\t\t\td.outcomes[i], d.accepted = lane.Accepted, true\n\t\t\tif e.attempts > 1 {\n\t\t\t\td.outcomes[i] = lane.Ended\n\t\t\t}\n",
 			}},
 			Scenario: "failing", Rules: []checker.Rule{checker.Complete},
 		},
 		{
 			Name: "go-on-without-the-letter", Why: "an event is over although its letter was not written",
 			Edits: []Edit{{
-				File: "internal/worker/partition.go",
+				File: "internal/worker/send.go",
 				Old:  "\t\t_, err := w.o.Letters.Write(ctx, *e.letter)\n\t\treturn err\n",
 				New:  "\t\t_, _ = w.o.Letters.Write(ctx, *e.letter)\n\t\treturn nil\n",
 			}},
@@ -112,12 +112,46 @@ func Mutants() []Mutant {
 		},
 		{
 			Name: "no-fence", Why: "a worker goes on although the group has gone on without it",
-			Edits: []Edit{{
-				File: "internal/queue/errors.go",
-				Old:  "ErrGenerationEnded = errors.New(\"generation ended\")",
-				New:  "ErrGenerationEnded = ErrUnavailable",
-			}},
+			Edits: []Edit{
+				{
+					File: "internal/worker/lease.go",
+					Old:  "return last != nil && time.Since(*last) <= l.good",
+					New:  "return last != nil",
+				},
+				{
+					File: "internal/queue/errors.go",
+					Old:  "ErrGenerationEnded = errors.New(\"generation ended\")",
+					New:  "ErrGenerationEnded = ErrUnavailable",
+				},
+			},
 			Scenario: "frozen", Rules: []checker.Rule{checker.Order, checker.Duplicates, checker.Commits},
+		},
+		{
+			Name: "drop-a-cursor", Why: "of the tenants that wait a commit has room for one",
+			Edits: []Edit{{
+				File: "internal/lane/behind.go",
+				Old:  "\t\tif c, ok := q.cursor(to); ok {\n",
+				New:  "\t\tif c, ok := q.cursor(to); ok && len(cursors) < 1 {\n",
+			}},
+			Scenario: "suspended", Rules: []checker.Rule{checker.Commits, checker.Cursors, checker.Complete},
+		},
+		{
+			Name: "resume-one-past-the-cursor", Why: "the event at the cursor is lost",
+			Edits: []Edit{{
+				File: "internal/lane/behind.go",
+				Old:  "q.behind, q.unread, q.known, q.until = true, c.From, ",
+				New:  "q.behind, q.unread, q.known, q.until = true, c.From+1, ",
+			}},
+			Scenario: "suspended", Rules: []checker.Rule{checker.Complete, checker.Commits},
+		},
+		{
+			Name: "order-by-arrival-of-copies", Why: "a copy in the log brings old answers back",
+			Edits: []Edit{{
+				File: "internal/worker/duplicates.go",
+				Old:  "\tif _, again := d.seen[k]; again {\n\t\treturn true\n",
+				New:  "\tif _, again := d.seen[k]; again {\n\t\treturn false\n",
+			}},
+			Scenario: "copies", Rules: []checker.Rule{checker.Convergence, checker.Duplicates, checker.Order},
 		},
 	}
 }

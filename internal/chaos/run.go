@@ -374,7 +374,10 @@ func (r *run) drain(ctx context.Context) error {
 	var last error
 	told := time.Now()
 	err := await(limited, "the lag to be 0 and no cursor left", time.Second, func(ctx context.Context) bool {
-		lag, cursors, last = r.cluster.lag(ctx, r.group, r.events())
+		l, c, err := r.cluster.lag(ctx, r.group, r.events())
+		if last = err; err == nil {
+			lag, cursors = l, c
+		}
 		if time.Since(told) > 10*time.Second {
 			told = time.Now()
 			r.logger("draining: lag %d, %d cursors, %v", lag, cursors, last)
