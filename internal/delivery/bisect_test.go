@@ -592,18 +592,19 @@ func TestRestForAnotherLanesRetryAfterIsOfTheBudget(t *testing.T) {
 			if ids[0] == "x" {
 				return after(throttled, 4*s)
 			}
+			time.Sleep(s) // of the budget of 5 s
 			return unreachable
 		}
 		d := newDeliverer(t, delivery.Options{Sender: r, LaneAttempts: 9})
-		time.AfterFunc(s/4, func() {
+		time.AfterFunc(5*s/4, func() {
 			d.DeliverWithinBudget(t.Context(), ofAcme, partOf("x"), delivery.DeliverOptions{Probe: true})
 		})
 		_, verdict := deliver(t, d, parts(1))
-		if verdict.Cause != delivery.Unavailable {
-			t.Errorf("verdict %+v, want unavailable", verdict)
+		// The attempt took 1 s, the pause 0.5 s; then 3.75 s are left to wait.
+		if want := (delivery.Verdict{Cause: delivery.Throttled, RetryAfter: 15 * s / 4}); verdict != want {
+			t.Errorf("verdict %+v, want %+v", verdict, want)
 		}
-		// 0.5 s of pause, 3.75 s of rest; the next pause of 1 s is too long.
-		if want := []time.Duration{0, s / 4, 17 * s / 4}; !slices.Equal(r.at, want) {
+		if want := []time.Duration{0, 5 * s / 4}; !slices.Equal(r.at, want) {
 			t.Errorf("requests at %v, want %v", r.at, want)
 		}
 	})

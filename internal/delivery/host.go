@@ -25,7 +25,7 @@ type host struct {
 	failing int       // among them
 
 	open    bool
-	opened  int  // how often
+	era     int  // how often it has opened or closed
 	probing bool // one is let through
 	due     bool // one may be, but none waits
 	pauses  fullJitter
@@ -56,8 +56,8 @@ type waitingCall struct {
 
 // probe is leave to send one request to a host whose breaker is open.
 type probe struct {
-	host   *host
-	opened int // at that opening
+	host *host
+	era  int // of the host
 }
 
 // recheck is how often a call that waits for its host looks whether its tenant
@@ -116,7 +116,7 @@ func (s *state) leaveHost(t *tenantState) {
 func (s *state) observe(t *tenantState, failed bool, now time.Time) {
 	h := t.host
 	h.remove(t)
-	t.failed, t.lastAt = failed, now
+	t.failed, t.era, t.lastAt = failed, h.era, now
 	t.active = h.active.PushBack(t)
 	if failed {
 		h.failing++
@@ -130,7 +130,7 @@ func (s *state) observe(t *tenantState, failed bool, now time.Time) {
 	}
 	if failed && !h.open && h.failing >= s.o.MinHostFailures && 2*h.failing > h.active.Len() {
 		h.open = true
-		h.opened++
+		h.era++
 		h.pauses.Reset()
 		s.changes = append(s.changes, HostChange{Host: h.name, Open: true, Active: h.active.Len(), Failing: h.failing})
 		s.scheduleProbe(h, 0)
@@ -170,14 +170,14 @@ func (s *state) probeNext(h *host) {
 	}
 	h.probing = true
 	w := h.waiting.Remove(e).(*waitingCall)
-	w.probe = &probe{h, h.opened}
+	w.probe = &probe{h, h.era}
 	close(w.ready)
 }
 
 // endProbe ends a probe; nil is none. The next comes after a pause, or at once if
 // this one was not made.
 func (s *state) endProbe(p *probe, made bool, retryAfter time.Duration) {
-	if p == nil || !p.host.open || p.host.opened != p.opened {
+	if p == nil || !p.host.open || p.host.era != p.era {
 		return
 	}
 	h := p.host
@@ -196,6 +196,7 @@ func (s *state) closeBreaker(h *host) {
 		return
 	}
 	h.open, h.probing, h.due = false, false, false
+	h.era++
 	h.timer.Stop()
 	for e := h.active.Front(); e != nil; e = h.active.Front() {
 		h.remove(e.Value.(*tenantState))
@@ -210,7 +211,13 @@ func (s *state) closeBreaker(h *host) {
 func (s *state) isHeld(t *tenantState) bool {
 	s.mu.Lock()
 	defer s.unlock()
-	return t.host.open && t.failed
+	return t.isHeld()
+}
+
+// isHeld reports whether its host's breaker is open, and its own last request
+// failed since that was last closed.
+func (t *tenantState) isHeld() bool {
+	return t.host.open && t.failed && t.era >= t.host.era-1
 }
 
 // hold waits while the tenant's requests wait for its host, or until changed says
@@ -219,14 +226,14 @@ func (s *state) isHeld(t *tenantState) bool {
 func (s *state) hold(ctx context.Context, t *tenantState, changed func() bool) (p *probe, held bool, err error) {
 	s.mu.Lock()
 	h := t.host
-	if !h.open || !t.failed {
+	if !t.isHeld() {
 		s.unlock()
 		return nil, false, nil
 	}
 	if h.due {
 		h.due, h.probing = false, true
 		s.unlock()
-		return &probe{h, h.opened}, true, nil
+		return &probe{h, h.era}, true, nil
 	}
 	w := &waitingCall{ready: make(chan struct{})}
 	e := h.waiting.PushBack(w)

@@ -508,30 +508,101 @@ func TestHostThatHasRecoveredBeginsAnew(t *testing.T) {
 		answer := setting[segment.Result]{value: down}
 		h, told := &hosts{answer: func(string) segment.Result { return answer.get() }}, &changes{}
 		d := newDeliverer(t, delivery.Options{Sender: h, NotifyHost: told.notify})
-		outage := func(until time.Duration) {
-			ctx, cancel := context.WithTimeout(t.Context(), until)
+		outage := func(lasts time.Duration) {
+			ctx, cancel := context.WithTimeout(t.Context(), lasts)
 			defer cancel()
 			callAll(ctx, d, 30, ofHost(aHost))()
 		}
-		outage(9 * time.Second) // probes at 1, 3 and 7 s; the next would be at 15
+		one := func(id string) delivery.Verdict {
+			_, verdict := d.DeliverWithinBudget(t.Context(), named(id, aHost), parts(1), delivery.DeliverOptions{})
+			return verdict
+		}
+		outage(8 * time.Second) // probes after 1, 3 and 7 s; the next would be after 15
 		time.Sleep(8 * time.Second)
+		for i := range 30 { // other tenants keep the host in mind, and fail as well
+			d.DeliverWithinBudget(t.Context(), named(fmt.Sprint("other", i), aHost), parts(1), delivery.DeliverOptions{Probe: true})
+		}
 		answer.set(ok)
 		// None waited when it was time for a probe: this call is one at once.
-		if _, verdict := d.DeliverWithinBudget(t.Context(), named("t001", aHost), parts(1), delivery.DeliverOptions{}); verdict != (delivery.Verdict{}) {
+		if verdict := one("t001"); verdict != (delivery.Verdict{}) {
 			t.Errorf("verdict %+v, want it accepted", verdict)
 		}
 		if got := told.states(); !slices.Equal(got, []string{"open a.test", "close a.test"}) {
 			t.Errorf("told %v, want open, close", got)
 		}
 		answer.set(down)
-		if _, verdict := d.DeliverWithinBudget(t.Context(), named("t002", aHost), parts(1), delivery.DeliverOptions{}); verdict.Cause != delivery.Unavailable {
+		if verdict := one("t002"); verdict.Cause != delivery.Unavailable {
 			t.Errorf("verdict %+v, want unavailable: one tenant that fails is no outage", verdict)
 		}
-		time.Sleep(time.Minute)
+		if got := told.states(); len(got) != 2 {
+			t.Errorf("told %v, want it closed still", got)
+		}
+		time.Sleep(20 * time.Second)
 		before := h.requests()
 		outage(1500 * time.Millisecond)
 		if got := h.requests() - before; got != 31 {
 			t.Errorf("%d requests in the first 1.5 s of an outage, want 30 and a probe after 1 s", got)
 		}
 	})
+}
+
+// What was accepted before the host failed is not sent again when it is back.
+func TestCallThatWaitedForItsHostSendsOnlyWhatIsLeft(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		begun := time.Now()
+		r := &receiver{}
+		r.answer = func(request int, ids []string) segment.Result {
+			switch {
+			case ids[0] == "x", time.Since(begun) >= time.Minute:
+				return unreachable
+			case request == 0:
+				return refused
+			case ids[0] == "0":
+				return ok
+			}
+			return unreachable
+		}
+		var back setting[bool]
+		sender := senderFunc(func(ctx context.Context, to segment.Target, calls []attribution.Call) segment.Result {
+			if back.get() {
+				r.mu.Lock()
+				defer r.mu.Unlock()
+				r.got = append(r.got, messageIDs(calls))
+				return ok
+			}
+			return r.Send(ctx, to, calls)
+		})
+		d := newDeliverer(t, delivery.Options{Sender: sender, MinHostFailures: 1})
+		time.AfterFunc(30*time.Second, func() { back.set(true) })
+		got, verdict := deliver(t, d, parts(4))
+		if !slices.Equal(got, all(delivery.Accepted, 4)) || verdict != (delivery.Verdict{}) {
+			t.Errorf("%v, %+v, want all accepted", got, verdict)
+		}
+		sent := 0
+		for _, ids := range r.got[2:] { // all, the half that was accepted, then the rest
+			if slices.Contains(ids, "0") || slices.Contains(ids, "1") {
+				t.Errorf("request with %v after these were accepted", ids)
+			}
+			sent++
+		}
+		if sent < 2 {
+			t.Errorf("%d requests after the first half was accepted", sent)
+		}
+	})
+}
+
+// senderFunc is a function as a Sender.
+type senderFunc func(context.Context, segment.Target, []attribution.Call) segment.Result
+
+func (f senderFunc) Send(ctx context.Context, to segment.Target, calls []attribution.Call) segment.Result {
+	return f(ctx, to, calls)
+}
+
+func messageIDs(calls []attribution.Call) []string {
+	ids := make([]string, len(calls))
+	for i, c := range calls {
+		ids[i] = c.MessageID
+	}
+	return ids
 }

@@ -38,6 +38,7 @@ type tenantState struct {
 	active   *list.Element // in the host's list
 	lastAt   time.Time     // its last request ended
 	failed   bool          // its last request, for a reason that a host can have
+	era      int           // of the host then
 
 	acceptedAt   time.Time     // its last request that was
 	refusedInRow int           // parts refused alone since
@@ -143,7 +144,7 @@ func (s *state) record(t *tenantState, p pass, parts int, r segment.Result, took
 			t.notBefore, t.why = until, causeOf(r.Class)
 		}
 	}
-	wasFailing := t.failed
+	wasHeld := t.isHeld()
 	s.observe(t, r.Class == segment.Transient, now)
 	takes := r.Class == segment.Accepted || !waits(r.Class)
 	if r.Class == segment.Accepted {
@@ -154,7 +155,7 @@ func (s *state) record(t *tenantState, p pass, parts int, r segment.Result, took
 		t.host.earn()
 	}
 	s.endProbe(p.probe, true, r.RetryAfter)
-	if takes && wasFailing {
+	if takes && wasHeld {
 		s.closeBreaker(t.host)
 	}
 }
@@ -189,7 +190,7 @@ func (s *state) mustWait(t *tenantState) (time.Duration, Cause) {
 func (s *state) hasChanged(t *tenantState, p pass) bool {
 	s.mu.Lock()
 	defer s.unlock()
-	return p.probe == nil && t.host.open && t.failed || time.Now().Before(t.notBefore)
+	return p.probe == nil && t.isHeld() || time.Now().Before(t.notBefore)
 }
 
 // refusedAlone counts a part, and returns how many there were in a row.
