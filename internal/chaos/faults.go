@@ -93,6 +93,37 @@ func (j *injector) problem(format string, args ...any) {
 	j.mu.Unlock()
 }
 
+// refusedConfiguration is the exit code of a program that does not take the
+// configuration it finds: the topics, for one, while F37 or F17 has changed them.
+const refusedConfiguration = 2
+
+// keep starts again what ended by itself, as an orchestrator does, until ctx ends.
+func (j *injector) keep(ctx context.Context) {
+	for pause(ctx, time.Second) {
+		for _, m := range j.workers {
+			p := m.running()
+			code, fell := p.fell()
+			if !fell {
+				continue
+			}
+			if code == refusedConfiguration {
+				j.logger("%s does not take what it finds, and is started again", p.Name)
+			} else {
+				j.problem("%s ended by itself with exit code %d; see its log", p.Name, code)
+			}
+			if err := j.startWorker(m); err != nil {
+				j.problem("%v", err)
+			}
+		}
+		if code, fell := j.front().fell(); fell {
+			j.problem("the ingress ended by itself with exit code %d; see its log", code)
+			if err := j.startIngress(); err != nil {
+				j.problem("%v", err)
+			}
+		}
+	}
+}
+
 // strike does what an injection says, waits, and undoes it.
 func (j *injector) strike(ctx context.Context, in Injection, f *checker.Fault) error {
 	r := rand.New(rand.NewPCG(in.Seed, 1))
@@ -116,7 +147,7 @@ func (j *injector) strike(ctx context.Context, in Injection, f *checker.Fault) e
 		return j.sink(ctx, in, m, f)
 	case "F8":
 		f.Target = "ingress"
-		j.ingress.kill()
+		j.front().kill()
 		pause(ctx, in.For)
 		return j.startIngress()
 	case "F10", "F11", "F12", "F13", "F14":

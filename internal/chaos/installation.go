@@ -28,7 +28,8 @@ type installation struct {
 	sinks   []*Proxy      // by worker
 	logger  func(string, ...any)
 
-	ingress      *Process
+	mu           sync.Mutex
+	ingress      *Process // under mu; see front
 	listen       string
 	ingressAdmin string
 	workers      []*member
@@ -87,10 +88,22 @@ func (i *installation) ensureTopics(ctx context.Context, partitions int) error {
 	return nil
 }
 
-func (i *installation) startIngress() (err error) {
-	i.ingress, err = i.procs.start("ingress", i.binary, "ingress", "--brokers", i.cluster.addresses(ingressClient),
+// front is the ingress's last process.
+func (i *installation) front() *Process {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	return i.ingress
+}
+
+func (i *installation) startIngress() error {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	p, err := i.procs.start("ingress", i.binary, "ingress", "--brokers", i.cluster.addresses(ingressClient),
 		"--topic-prefix", i.prefix, "--tenants", i.fleet.file(-1), "--listen", i.listen, "--admin-listen", i.ingressAdmin,
 		"--tenant-metrics=false")
+	if err == nil {
+		i.ingress = p
+	}
 	return err
 }
 
@@ -105,7 +118,9 @@ func (i *installation) startWorker(m *member) error {
 		"--topic-prefix", i.prefix, "--tenants", i.fleet.file(m.index), "--group", i.group, "--admin-listen", m.admin,
 		"--tenant-metrics=false",
 	}, i.flags...)...)
-	m.process = p
+	if err == nil {
+		m.process = p
+	}
 	return err
 }
 
@@ -178,7 +193,7 @@ func (i *installation) heal(ctx context.Context) error {
 			return err
 		}
 	}
-	if i.ingress.ended() {
+	if i.front().ended() {
 		if err := i.startIngress(); err != nil {
 			return err
 		}

@@ -10,6 +10,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 )
@@ -21,6 +22,7 @@ type Process struct {
 	begun time.Time
 	done  chan struct{} // closed when it has ended
 	err   error         // of its end, once done is closed
+	told  atomic.Bool   // to end, by a signal of ours
 }
 
 // supervisor starts processes and ends all that it started.
@@ -92,8 +94,19 @@ func (p *Process) signal(s syscall.Signal) {
 	select {
 	case <-p.done: // its number may be somebody else's by now
 	default:
+		if s != sigStop && s != sigCont {
+			p.told.Store(true)
+		}
 		_ = signalGroup(p.cmd.Process, s)
 	}
+}
+
+// fell reports whether the process ended by itself, and with which code.
+func (p *Process) fell() (code int, fell bool) {
+	if !p.ended() || p.told.Load() {
+		return 0, false
+	}
+	return p.cmd.ProcessState.ExitCode(), true
 }
 
 // kill ends the process with SIGKILL.

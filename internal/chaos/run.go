@@ -55,7 +55,6 @@ type Options struct {
 	plan     []Injection   // in place of a schedule
 	lenient  bool          // the receiver takes any key
 	latency  time.Duration // of every answer; 0 is a few milliseconds
-	noCopies bool          // no event is posted twice on purpose
 }
 
 func (o Options) withDefaults() Options {
@@ -298,6 +297,7 @@ func (r *run) strain(ctx context.Context) error {
 	watching, stop := context.WithCancel(ctx)
 	var watch sync.WaitGroup
 	watch.Go(func() { r.watch(watching, 15*time.Second) })
+	watch.Go(func() { r.injector.keep(watching) })
 	limit := time.AfterFunc(o.MaxLoad, r.load.stop)
 	both.Wait()
 	limit.Stop()
@@ -369,6 +369,11 @@ func (r *run) drain(ctx context.Context) error {
 	begun := time.Now()
 	limited, cancel := context.WithTimeout(ctx, r.o.Drain)
 	defer cancel()
+	keeping, stop := context.WithCancel(ctx)
+	var keep sync.WaitGroup
+	keep.Go(func() { r.injector.keep(keeping) })
+	defer keep.Wait()
+	defer stop()
 	var lag int64
 	var cursors int
 	var last error
@@ -389,6 +394,7 @@ func (r *run) drain(ctx context.Context) error {
 		return context.Cause(ctx)
 	}
 	if err != nil {
+		stop()
 		r.injector.problem("drain hung after %v: lag %d, %d cursors, last error %v; the workers' goroutines are in their logs", r.o.Drain, lag, cursors, last)
 		r.dumpGoroutines()
 	}
@@ -400,7 +406,7 @@ func (r *run) dumpGoroutines() {
 	if r.installation == nil {
 		return
 	}
-	all := []*Process{r.ingress}
+	all := []*Process{r.front()}
 	for _, m := range r.workers {
 		all = append(all, m.running())
 	}
@@ -432,7 +438,7 @@ func (r *run) end(context.Context) error {
 		})
 	}
 	ending.Go(func() {
-		if _, err := r.ingress.terminate(drainPatience); err != nil && !r.ingress.ended() {
+		if _, err := r.front().terminate(drainPatience); err != nil {
 			r.injector.problem("%v", err)
 		}
 	})
@@ -481,8 +487,8 @@ func (r *run) close() {
 		for _, p := range r.sinks {
 			p.Close()
 		}
-		if r.ingress != nil && !r.ingress.ended() {
-			r.ingress.kill()
+		if p := r.front(); p != nil && !p.ended() {
+			p.kill()
 		}
 		for _, m := range r.workers {
 			if p := m.running(); p != nil && !p.ended() {
