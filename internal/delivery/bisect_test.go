@@ -378,7 +378,7 @@ func TestPartThatFailsAlone(t *testing.T) {
 		"one at the start of it":  {hanging, 12 * s, s, unavailable},
 		"not reached":             {unreachable, 0, s, unavailable},
 		"throttled":               {throttled, 0, s, delivery.Verdict{Cause: delivery.Throttled}},
-		"told to wait a little":   {after(down, s), 0, s, delivery.Verdict{}},
+		"told to wait a little":   {after(down, s), 0, -s, delivery.Verdict{}},
 		"told to come back later": {after(down, 60*s), 5 * s, s, delivery.Verdict{Cause: delivery.Unavailable, RetryAfter: 60 * s}},
 	} {
 		t.Run(name, func(t *testing.T) {
