@@ -70,7 +70,8 @@ type Options struct {
 	// Delivery says how to retry; its Notify and Pace are set here.
 	Delivery delivery.Options
 	Letters  Letters
-	// Limits bound each partition; the zero value is DefaultLimits.
+	// Limits bound each partition; the zero value is DefaultLimits. Without
+	// BehindEvents it is an eighth of the window.
 	Limits lane.Limits
 	// CommitInterval is the time between two commits while there is progress;
 	// at most a second.
@@ -181,6 +182,9 @@ func New(o Options) (*Worker, error) {
 	}
 	if o.Limits == (lane.Limits{}) {
 		o.Limits = DefaultLimits
+	}
+	if o.Limits.BehindEvents == 0 {
+		o.Limits.BehindEvents = max(1, o.Limits.WindowEvents/8)
 	}
 	if o.CommitInterval == 0 {
 		o.CommitInterval = DefaultCommitInterval
