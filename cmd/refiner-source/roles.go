@@ -2,6 +2,7 @@ package main
 
 import (
 	"os"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -52,6 +53,12 @@ func (f *roleFlags) run(cmd *cobra.Command, role string, o app.Options) error {
 	return a.Run(cmd.Context())
 }
 
+// Bounds of --session-timeout: those of Kafka's brokers by default, less at the top.
+const (
+	minSessionTimeout = 6 * time.Second
+	maxSessionTimeout = 5 * time.Minute
+)
+
 func newIngress() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:     "ingress",
@@ -77,8 +84,20 @@ func newWorker() *cobra.Command {
 	}
 	f := addRoleFlags(cmd)
 	group := cmd.Flags().String("group", app.DefaultGroup, "consumer group")
+	session := cmd.Flags().Duration("session-timeout", app.DefaultSessionTimeout, "after how long without a word a worker is taken for dead, and others take over; 6s to 5m, as the brokers allow")
+	accept := cmd.Flags().Int("accept-partitions", 0, "go on although the topic has got this many partitions while events were waiting; their users' later events may overtake them")
 	cmd.RunE = work(func(cmd *cobra.Command, _ []string) error {
-		return f.run(cmd, "worker", app.Options{Worker: &app.WorkerOptions{Group: *group}})
+		if *session < minSessionTimeout || *session > maxSessionTimeout {
+			return usagef("--session-timeout is %v; give %v to %v", *session, minSessionTimeout, maxSessionTimeout)
+		}
+		if *accept < 0 {
+			return usagef("--accept-partitions is %d; give the topic's number of partitions", *accept)
+		}
+		return f.run(cmd, "worker", app.Options{Worker: &app.WorkerOptions{
+			Group:            *group,
+			GroupOptions:     app.SessionOptions(*session),
+			AcceptPartitions: *accept,
+		}})
 	})
 	return cmd
 }

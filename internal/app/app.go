@@ -81,12 +81,23 @@ type WorkerOptions struct {
 	Group string
 	// GroupOptions sets the group's timeouts.
 	GroupOptions queue.GroupOptions
+	// AcceptPartitions is worker.Options.AcceptPartitions.
+	AcceptPartitions int
 	// OnCall is told of every accepted call; see worker.Options.
 	OnCall func(tenant.ID, *attribution.Call)
 }
 
 // DemoTenant is the tenant of a dev without a tenants file.
 const DemoTenant tenant.ID = "demo"
+
+// DefaultSessionTimeout is that of workers that name none.
+const DefaultSessionTimeout = queue.DefaultSessionTimeout
+
+// SessionOptions are a group's timeouts that go with a session timeout: a rebalance
+// waits as long for its members, and a member lets itself be heard of ten times.
+func SessionOptions(session time.Duration) queue.GroupOptions {
+	return queue.GroupOptions{SessionTimeout: session, HeartbeatInterval: session / 10, RebalanceTimeout: session}
+}
 
 // DefaultGroup is the consumer group of workers that name none.
 const DefaultGroup = worker.DefaultGroup
@@ -357,7 +368,13 @@ func (a *App) startWorker(context.Context) error {
 	if a.o.Worker == nil {
 		return nil
 	}
-	client, err := segment.New(segment.Options{})
+	// A request must be over before the session can be, with time to spare: see
+	// worker.Options.RequestTimeout.
+	timeout := worker.DefaultRequestTimeout
+	if session := a.o.Worker.GroupOptions.SessionTimeout; session != 0 {
+		timeout = min(timeout, session*3/10)
+	}
+	client, err := segment.New(segment.Options{Timeout: timeout})
 	if err != nil {
 		return err
 	}
@@ -365,10 +382,14 @@ func (a *App) startWorker(context.Context) error {
 	letters := a.queue.Publisher(a.o.Topics.Dead(), queue.PublisherOptions{MaxRecordBytes: queue.DeadRecordBytes})
 	a.onStop("publisher of dead letters", letters.Close)
 	w, err := worker.New(worker.Options{
-		Log:             a.queue,
-		Topics:          a.o.Topics,
-		Group:           a.o.Worker.Group,
-		GroupOptions:    a.o.Worker.GroupOptions,
+		Log:            a.queue,
+		Topics:         a.o.Topics,
+		Group:          a.o.Worker.Group,
+		GroupOptions:   a.o.Worker.GroupOptions,
+		RequestTimeout: timeout,
+
+		AcceptPartitions: a.o.Worker.AcceptPartitions,
+
 		Tenants:         a.tenants,
 		Delivery:        delivery.Options{Sender: client},
 		Letters:         deadletter.NewWriter(letters, a.o.Topics.Dead()),

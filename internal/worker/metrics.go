@@ -24,6 +24,7 @@ type metrics struct {
 	endToEnd    prometheus.Histogram
 	generations prometheus.Counter
 	lost        prometheus.Counter
+	hosts       *prometheus.GaugeVec
 	noTenant    bool
 }
 
@@ -56,10 +57,14 @@ func newMetrics(w *Worker, reg prometheus.Registerer, noTenant bool) *metrics {
 			Name: "refiner_source_lost_events_total",
 			Help: "Events that the log had deleted before they were delivered; the log line names their offsets.",
 		}),
+		hosts: prometheus.NewGaugeVec(prometheus.GaugeOpts{
+			Name: "refiner_source_host_waiting",
+			Help: "1 while the tenants of a receiver's host wait for it, since most of them fail.",
+		}, []string{"host"}),
 		noTenant: noTenant,
 	}
 	if reg != nil {
-		reg.MustRegister(m.finished, m.attempts, m.delivery, m.endToEnd, m.generations, m.lost, lagCollector{w})
+		reg.MustRegister(m.finished, m.attempts, m.delivery, m.endToEnd, m.generations, m.lost, m.hosts, lagCollector{w})
 	}
 	return m
 }

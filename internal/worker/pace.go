@@ -4,6 +4,8 @@ import (
 	"context"
 	"math"
 	"sync"
+	"sync/atomic"
+	"time"
 
 	"golang.org/x/time/rate"
 
@@ -11,14 +13,25 @@ import (
 )
 
 // pacer holds each tenant to its rate limit. The limit is that of all workers
-// together; a worker's share is its share of the partitions.
+// together; a worker's share is its share of the partitions. What catches up lets
+// live traffic go first.
 type pacer struct {
-	mu       sync.Mutex // never held across a wait
-	share    float64
-	limiters map[tenant.ID]*rate.Limiter
+	mu    sync.Mutex // never held across a wait
+	share float64
+	paces map[tenant.ID]*pace
 }
 
-func newPacer() *pacer { return &pacer{limiters: make(map[tenant.ID]*rate.Limiter)} }
+// pace is one tenant's.
+type pace struct {
+	limiter *rate.Limiter
+	live    atomic.Int32 // live requests that wait
+}
+
+// yieldFor is how long what catches up waits before it looks again whether live
+// traffic still waits.
+const yieldFor = 50 * time.Millisecond
+
+func newPacer() *pacer { return &pacer{paces: make(map[tenant.ID]*pace)} }
 
 // setShare sets how much of each limit is this worker's.
 func (p *pacer) setShare(assigned, all int) {
@@ -33,10 +46,21 @@ func (p *pacer) wait(ctx context.Context, t *tenant.Tenant, calls int, catchUp b
 	if t.RateLimit == 0 {
 		return nil
 	}
-	l, burst := p.limiter(t)
+	l, burst := p.of(t)
+	if !catchUp {
+		l.live.Add(1)
+		defer l.live.Add(-1)
+	}
 	for calls > 0 {
+		for catchUp && l.live.Load() > 0 {
+			select {
+			case <-ctx.Done():
+				return context.Cause(ctx)
+			case <-time.After(yieldFor):
+			}
+		}
 		n := min(calls, burst)
-		if err := l.WaitN(ctx, n); err != nil {
+		if err := l.limiter.WaitN(ctx, n); err != nil {
 			return err
 		}
 		calls -= n
@@ -44,19 +68,19 @@ func (p *pacer) wait(ctx context.Context, t *tenant.Tenant, calls int, catchUp b
 	return nil
 }
 
-func (p *pacer) limiter(t *tenant.Tenant) (*rate.Limiter, int) {
+func (p *pacer) of(t *tenant.Tenant) (*pace, int) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	limit := float64(t.RateLimit) * p.share
 	burst := max(1, int(math.Ceil(limit)))
-	l := p.limiters[t.ID]
+	l := p.paces[t.ID]
 	if l == nil {
-		l = rate.NewLimiter(rate.Limit(limit), burst)
-		p.limiters[t.ID] = l
+		l = &pace{limiter: rate.NewLimiter(rate.Limit(limit), burst)}
+		p.paces[t.ID] = l
 	}
-	if l.Limit() != rate.Limit(limit) {
-		l.SetLimit(rate.Limit(limit))
-		l.SetBurst(burst)
+	if l.limiter.Limit() != rate.Limit(limit) {
+		l.limiter.SetLimit(rate.Limit(limit))
+		l.limiter.SetBurst(burst)
 	}
 	return l, burst
 }

@@ -67,7 +67,8 @@ type Options struct {
 	GroupOptions queue.GroupOptions
 	// Tenants gives the tenants in force.
 	Tenants func() *tenant.Registry
-	// Delivery says how to retry; its Notify and Pace are set here.
+	// Delivery says how to retry; its Notify, NotifyHost, PaceFor and Gate are set
+	// here.
 	Delivery delivery.Options
 	Letters  Letters
 	// Limits bound each partition; the zero value is DefaultLimits. Without
@@ -212,7 +213,8 @@ func New(o Options) (*Worker, error) {
 	}
 	w := &Worker{o: o, log: o.Logger, partitions: make(map[int]*status), pace: newPacer()}
 	w.metrics = newMetrics(w, o.Registerer, o.NoTenantMetrics)
-	o.Delivery.Notify, o.Delivery.PaceFor, o.Delivery.Gate = w.attempted, w.pace.wait, w.gate
+	o.Delivery.Notify, o.Delivery.NotifyHost = w.attempted, w.hostChanged
+	o.Delivery.PaceFor, o.Delivery.Gate = w.pace.wait, w.gate
 	var err error
 	if w.deliverer, err = delivery.New(o.Delivery); err != nil {
 		return nil, err
@@ -423,4 +425,17 @@ func (w *Worker) attempted(a delivery.Attempt) {
 		zap.Int("calls", a.Calls),
 		zap.Duration("pause", a.Pause),
 		zap.Error(a.Result.Err))
+}
+
+// hostChanged says that most tenants of a receiver's host fail together, so that
+// their events wait where they are, or that this is over.
+func (w *Worker) hostChanged(c delivery.HostChange) {
+	if c.Open {
+		w.metrics.hosts.WithLabelValues(c.Host).Set(1)
+		w.log.Error("most tenants of a host fail: wait for the host, and probe it", zap.String("host", c.Host),
+			zap.Int("failing", c.Failing), zap.Int("active", c.Active))
+		return
+	}
+	w.metrics.hosts.DeleteLabelValues(c.Host)
+	w.log.Info("a host answers again", zap.String("host", c.Host))
 }
