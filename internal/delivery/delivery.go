@@ -62,8 +62,6 @@ type Options struct {
 	// Rand returns a number in [0, 1); it must be safe for concurrent use.
 	// Default: math/rand/v2.
 	Rand func() float64
-	// Pace is PaceFor of Deliver.
-	Pace func(ctx context.Context, t *tenant.Tenant, calls int) error
 	// PaceFor waits until the tenant may be sent so many calls more, or returns an
 	// error when ctx ends first. catchUp is that of DeliverOptions. Default: no
 	// wait.
@@ -104,9 +102,6 @@ func (o Options) withDefaults() Options {
 	o.MinHostFailures = orDefault(o.MinHostFailures, DefaultMinHostFailures)
 	if o.Rand == nil {
 		o.Rand = rand.Float64
-	}
-	if o.Pace == nil {
-		o.Pace = func(context.Context, *tenant.Tenant, int) error { return nil }
 	}
 	if o.PaceFor == nil {
 		o.PaceFor = func(context.Context, *tenant.Tenant, int, bool) error { return nil }
@@ -231,9 +226,8 @@ type Source func() *tenant.Tenant
 
 // Deliverer delivers. It is safe for concurrent use.
 type Deliverer struct {
-	o         Options
-	unbounded chan struct{} // the slots of Deliver
-	state     *state
+	o     Options
+	state *state
 }
 
 // New returns a Deliverer.
@@ -242,5 +236,5 @@ func New(o Options) (*Deliverer, error) {
 		return nil, err
 	}
 	o = o.withDefaults()
-	return &Deliverer{o: o, unbounded: make(chan struct{}, o.Slots), state: newState(o)}, nil
+	return &Deliverer{o: o, state: newState(o)}, nil
 }
