@@ -32,6 +32,8 @@ type injector struct {
 	kills        []kill
 	unsettled    int // broker faults under way
 	lastBroker   time.Time
+	refusing     int // topics that take no records
+	lastRefusal  time.Time
 }
 
 // kill is the end of a worker, and what it had.
@@ -79,7 +81,11 @@ func (j *injector) inject(ctx context.Context, in Injection) {
 	j.mu.Lock()
 	j.faults = append(j.faults, f)
 	j.mu.Unlock()
-	if err != nil && ctx.Err() == nil {
+	switch begun := time.Unix(0, f.At); {
+	case err == nil || ctx.Err() != nil:
+	case j.brokersStruck(begun):
+		j.logger("%s could not be done in full, since brokers are down: %v", in.Fault, err)
+	default:
 		j.problem("%s: %v", in.Fault, err)
 	}
 	j.logger("%-7s %-4s %s", "end", in.Fault, f.Target)
@@ -93,9 +99,9 @@ func (j *injector) problem(format string, args ...any) {
 	j.mu.Unlock()
 }
 
-// refusedConfiguration is the exit code of a program that does not take the
-// configuration it finds: the topics, for one, while F37 or F17 has changed them.
-const refusedConfiguration = 2
+// refusedTopics is the exit code of a worker that does not take the topics as it
+// finds them, and so of one that starts while F37 or F17 has changed them.
+const refusedTopics = 1
 
 // keep starts again what ended by itself, as an orchestrator does, until ctx ends.
 func (j *injector) keep(ctx context.Context) {
@@ -106,8 +112,8 @@ func (j *injector) keep(ctx context.Context) {
 			if !fell {
 				continue
 			}
-			if code == refusedConfiguration {
-				j.logger("%s does not take what it finds, and is started again", p.Name)
+			if code == refusedTopics && j.recordsRefused() {
+				j.logger("%s does not take the topics as they are, and is started again", p.Name)
 			} else {
 				j.problem("%s ended by itself with exit code %d; see its log", p.Name, code)
 			}
@@ -499,6 +505,15 @@ func (j *injector) rawRecords(ctx context.Context, r *rand.Rand) error {
 // refuseRecords makes a topic take no records for a while: no dead letters, or no
 // commits. Nothing is as small as what it still takes.
 func (j *injector) refuseRecords(ctx context.Context, in Injection, topic string) error {
+	j.mu.Lock()
+	j.refusing++
+	j.mu.Unlock()
+	defer func() {
+		j.mu.Lock()
+		j.refusing--
+		j.lastRefusal = time.Now()
+		j.mu.Unlock()
+	}()
 	undo, err := j.cluster.configure(ctx, topic, "max.message.bytes", "10")
 	if err != nil {
 		return err
@@ -511,6 +526,13 @@ func (j *injector) refuseRecords(ctx context.Context, in Injection, topic string
 		return last == nil
 	})
 	return errors.Join(err, last)
+}
+
+// recordsRefused reports whether a topic takes no records, or did not a moment ago.
+func (j *injector) recordsRefused() bool {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	return j.refusing > 0 || time.Since(j.lastRefusal) < 10*time.Second
 }
 
 // history is what was done, in the order in which it began.
