@@ -52,9 +52,9 @@ type Options struct {
 	// NoCopies: senders post no event twice on purpose.
 	NoCopies bool
 
-	plan     []Injection   // in place of a schedule
-	lenient  bool          // the receiver takes any key
-	latency  time.Duration // of every answer; 0 is a few milliseconds
+	plan    []Injection   // in place of a schedule
+	lenient bool          // the receiver takes any key
+	latency time.Duration // of every answer; 0 is a few milliseconds
 }
 
 func (o Options) withDefaults() Options {
