@@ -202,15 +202,15 @@ func TestRefusedTenantLosesNothingHoweverLong(t *testing.T) {
 	t.Parallel()
 	inBubble(t, func(t *testing.T, w *world) {
 		random := rand.New(rand.NewPCG(5, 6))
-		until := time.Now().Add(15 * time.Minute)
+		until := time.Now().Add(2 * time.Minute)
 		w.receiver.answer = func(id tenant.ID, _ []attribution.Call) segment.Result {
-			if id == "acme" && time.Now().Before(until) && random.IntN(12) > 0 {
+			if id == "acme" && time.Now().Before(until) && random.IntN(4) > 0 {
 				return segment.Result{Class: segment.Misconfigured, Status: 403}
 			}
 			return segment.Result{}
 		}
-		m := w.join(small)
-		w.publishAll(3, 20)
+		m := w.join(small, func(o *worker.Options) { o.EventBudget = 5 * time.Second })
+		w.publishAll(3, 10)
 		w.until("all to be delivered", w.settled)
 		w.verify(never)
 		if letters := w.letters(); len(letters) > 0 {
