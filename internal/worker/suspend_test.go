@@ -196,21 +196,24 @@ func TestPoisonEventHoldsOnlyItsUserAndDies(t *testing.T) {
 	})
 }
 
-// A tenant that is refused now and then, for whatever it sends, has no poisonous
-// event: none is given up, however long it lasts.
-func TestRefusedTenantLosesNothingHoweverLong(t *testing.T) {
+// An event that comes back with 403 again and again, while others are accepted, is
+// not given up: that answer is the tenant's trouble.
+func TestForbiddenEventIsNotPoison(t *testing.T) {
 	t.Parallel()
 	inBubble(t, func(t *testing.T, w *world) {
-		random := rand.New(rand.NewPCG(5, 6))
 		until := time.Now().Add(2 * time.Minute)
-		w.receiver.answer = func(id tenant.ID, _ []attribution.Call) segment.Result {
-			if id == "acme" && time.Now().Before(until) && random.IntN(4) > 0 {
+		w.receiver.answer = func(id tenant.ID, calls []attribution.Call) segment.Result {
+			hit := slices.ContainsFunc(calls, func(c attribution.Call) bool { return c.UserID == "user-0" })
+			if id == "acme" && hit && time.Now().Before(until) {
 				return segment.Result{Class: segment.Misconfigured, Status: 403}
 			}
 			return segment.Result{}
 		}
 		m := w.join(small, func(o *worker.Options) { o.EventBudget = 5 * time.Second })
-		w.publishAll(3, 10)
+		for range 20 {
+			w.publishAll(6, 1)
+			time.Sleep(5 * time.Second)
+		}
 		w.until("all to be delivered", w.settled)
 		w.verify(never)
 		if letters := w.letters(); len(letters) > 0 {
