@@ -24,7 +24,7 @@ const group = "simulated"
 // Bounds of virtual time. Those of the drain leave room for the longest pauses
 // that the system takes by its own rules, one after another.
 const (
-	drainBound = 2 * time.Hour
+	drainBound = 30 * time.Minute
 	// livenessBound is from the last event of a well tenant, and from the start of
 	// the last fault, to the moment when all of its events are done.
 	livenessBound = 2 * time.Minute
@@ -243,7 +243,7 @@ func (w *world) standing() string {
 	commits := w.commits()
 	for p, info := range w.cluster().PartitionInfos(w.topics.Events()) {
 		c := commits[int32(p)]
-		fmt.Fprintf(&text, "partition %d: committed %d of %d to %d, %d cursors; ", p, c.Offset, info.LogStartOffset, info.HighWatermark, cursors(c.Metadata))
+		fmt.Fprintf(&text, "partition %d: committed %d of %d to %d, %d cursors in %q; ", p, c.Offset, info.LogStartOffset, info.HighWatermark, cursors(c.Metadata), c.Metadata)
 	}
 	if g := w.cluster().GroupInfo(group); g != nil {
 		fmt.Fprintf(&text, "group %s with %d members", g.State, len(g.Members))
