@@ -22,7 +22,7 @@ func (c *call) attempt(ctx context.Context, r *request) *Attempt {
 	if c.began.IsZero() {
 		c.began = began
 	}
-	r.last = c.d.o.Sender.Send(ctx, segment.Target{Endpoint: t.Endpoint, WriteKey: t.WriteKey}, r.calls)
+	r.last = c.d.o.Sender.Send(ctx, segment.Target{Endpoint: t.Endpoint, WriteKey: t.WriteKey, StrictBody: t.StrictBody}, r.calls)
 	took := time.Since(began)
 	c.d.state.record(c.tenant, p, len(r.parts), r.last, took)
 
@@ -88,7 +88,7 @@ func (c *call) admit(ctx context.Context, r *request) (*tenant.Tenant, pass) {
 			r.tries, r.suspicious, r.misconfigured, r.spent = 0, 0, 0, 0 // the time before was the host's fault
 		}
 		if err == nil && !changed() {
-			if err = c.d.o.PaceFor(ctx, t, len(r.calls), c.o.CatchUp); err == nil {
+			if err = c.d.o.Pace(ctx, t, len(r.calls), c.o.CatchUp); err == nil {
 				p.slot, err = c.d.state.acquire(ctx, c.tenant)
 			}
 			if err == nil && !changed() && !c.d.state.hasChanged(c.tenant, p) {

@@ -31,7 +31,7 @@ func partOf(id string) [][]attribution.Call { return [][]attribution.Call{{{Mess
 // deliver is a call with no options.
 func deliver(t *testing.T, d *delivery.Deliverer, p [][]attribution.Call) ([]delivery.Outcome, delivery.Verdict) {
 	t.Helper()
-	reports, verdict := d.DeliverWithinBudget(t.Context(), ofAcme, p, delivery.DeliverOptions{})
+	reports, verdict := d.Deliver(t.Context(), ofAcme, p, delivery.DeliverOptions{})
 	return outcomes(reports), verdict
 }
 
@@ -184,7 +184,7 @@ func TestRowOfRefusalsGoesOverCalls(t *testing.T) {
 			time.Sleep(time.Hour)
 			other := *acme
 			other.ID = "other"
-			d.DeliverWithinBudget(t.Context(), source(&other), partOf("x"), delivery.DeliverOptions{})
+			d.Deliver(t.Context(), source(&other), partOf("x"), delivery.DeliverOptions{})
 		}
 	})
 }
@@ -221,7 +221,7 @@ func TestLanesOfATenantGiveUpFewEventsTogether(t *testing.T) {
 		given, suspended := 0, 0
 		for range 12 {
 			lanes.Go(func() {
-				reports, verdict := d.DeliverWithinBudget(t.Context(), ofAcme, parts(1), delivery.DeliverOptions{})
+				reports, verdict := d.Deliver(t.Context(), ofAcme, parts(1), delivery.DeliverOptions{})
 				mu.Lock()
 				defer mu.Unlock()
 				if reports[0].Outcome == delivery.Rejected {
@@ -312,7 +312,7 @@ func TestGuiltyPartsInBothHalvesAreFoundWhileOtherLanesPass(t *testing.T) {
 			d := newDeliverer(t, delivery.Options{Sender: r})
 			if others {
 				time.AfterFunc(time.Second/4, func() {
-					d.DeliverWithinBudget(t.Context(), ofAcme, partOf("x"), delivery.DeliverOptions{})
+					d.Deliver(t.Context(), ofAcme, partOf("x"), delivery.DeliverOptions{})
 				})
 			}
 			got, verdict := deliver(t, d, parts(200))
@@ -394,7 +394,7 @@ func TestPartThatFailsAlone(t *testing.T) {
 				}
 				d := newDeliverer(t, delivery.Options{Sender: r})
 				other := time.AfterFunc(max(0, tt.other), func() {
-					d.DeliverWithinBudget(t.Context(), ofAcme, partOf("x"), delivery.DeliverOptions{})
+					d.Deliver(t.Context(), ofAcme, partOf("x"), delivery.DeliverOptions{})
 				})
 				defer other.Stop()
 				time.Sleep(max(0, -tt.other))
@@ -492,7 +492,7 @@ func TestRetriesAreBudgeted(t *testing.T) {
 		retries := func(calls int) int {
 			before := len(r.got)
 			for i := range calls {
-				d.DeliverWithinBudget(t.Context(), named(fmt.Sprint(i), "http://receiver.invalid"), parts(1), delivery.DeliverOptions{})
+				d.Deliver(t.Context(), named(fmt.Sprint(i), "http://receiver.invalid"), parts(1), delivery.DeliverOptions{})
 			}
 			return len(r.got) - before - calls
 		}
@@ -537,7 +537,7 @@ func TestBisectionOfWhatFailsEndsWithTheRetries(t *testing.T) {
 		r := &receiver{answer: always(unreachable)}
 		d := newDeliverer(t, delivery.Options{Sender: r, MinBackoff: 1})
 		for range 23 { // two retries each: 4 are left
-			d.DeliverWithinBudget(t.Context(), ofAcme, partOf("x"), delivery.DeliverOptions{})
+			d.Deliver(t.Context(), ofAcme, partOf("x"), delivery.DeliverOptions{})
 		}
 		r.got, r.answer = nil, spoiled(down, 7)
 		got, verdict := deliver(t, d, parts(8))
@@ -570,7 +570,7 @@ func TestRefusalStandsOnlyIfTheTenantIsNotRefusingAtTheEnd(t *testing.T) {
 		d := newDeliverer(t, delivery.Options{Sender: r})
 		time.AfterFunc(time.Second/2, func() {
 			for range 2 {
-				d.DeliverWithinBudget(t.Context(), ofAcme, partOf("x"), delivery.DeliverOptions{})
+				d.Deliver(t.Context(), ofAcme, partOf("x"), delivery.DeliverOptions{})
 			}
 		})
 		got, verdict := deliver(t, d, parts(4))
@@ -597,7 +597,7 @@ func TestRestForAnotherLanesRetryAfterIsOfTheBudget(t *testing.T) {
 		}
 		d := newDeliverer(t, delivery.Options{Sender: r, LaneAttempts: 9})
 		time.AfterFunc(5*s/4, func() {
-			d.DeliverWithinBudget(t.Context(), ofAcme, partOf("x"), delivery.DeliverOptions{Probe: true})
+			d.Deliver(t.Context(), ofAcme, partOf("x"), delivery.DeliverOptions{Probe: true})
 		})
 		_, verdict := deliver(t, d, parts(1))
 		// The attempt took 1 s, the pause 0.5 s; then 3.75 s are left to wait.

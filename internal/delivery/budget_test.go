@@ -81,7 +81,7 @@ func TestBudgetOfALane(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				r := &receiver{answer: script(tt.answers...), took: tt.took}
 				d := newDeliverer(t, delivery.Options{Sender: r})
-				reports, verdict := d.DeliverWithinBudget(t.Context(), ofAcme, parts(tt.parts), tt.options)
+				reports, verdict := d.Deliver(t.Context(), ofAcme, parts(tt.parts), tt.options)
 				if diff := cmp.Diff(tt.at, r.at); diff != "" {
 					t.Errorf("times of the requests (-want +got):\n%s", diff)
 				}
@@ -117,7 +117,7 @@ func TestPauseInTheLaneIsARandomPartOfItsCeiling(t *testing.T) {
 			draws = draws[1:]
 			return draw
 		}})
-		d.DeliverWithinBudget(t.Context(), ofAcme, parts(1), delivery.DeliverOptions{})
+		d.Deliver(t.Context(), ofAcme, parts(1), delivery.DeliverOptions{})
 		if diff := cmp.Diff([]time.Duration{0, time.Second / 2, time.Second}, r.at); diff != "" {
 			t.Errorf("times of the attempts (-want +got):\n%s", diff)
 		}
@@ -138,7 +138,7 @@ func TestEveryAttemptAsksForTheTenantAsItIsThen(t *testing.T) {
 		key := setting[string]{value: "old"}
 		source := func() *tenant.Tenant { return &tenant.Tenant{ID: "acme", WriteKey: tenant.NewSecret(key.get())} }
 		time.AfterFunc(time.Second/4, func() { key.set("new") })
-		reports, verdict := d.DeliverWithinBudget(t.Context(), source, parts(3), delivery.DeliverOptions{})
+		reports, verdict := d.Deliver(t.Context(), source, parts(3), delivery.DeliverOptions{})
 		if !slices.Equal(outcomes(reports), all(delivery.Accepted, 3)) || verdict != (delivery.Verdict{}) {
 			t.Errorf("%v, %+v, want all accepted with the new key", outcomes(reports), verdict)
 		}
@@ -166,12 +166,12 @@ func TestPausedTenantIsSaidToBeAtOnce(t *testing.T) {
 			t.Parallel()
 			synctest.Test(t, func(t *testing.T) {
 				r := &receiver{answer: always(throttled)}
-				d := newDeliverer(t, delivery.Options{Sender: r, PaceFor: func(context.Context, *tenant.Tenant, int, bool) error {
+				d := newDeliverer(t, delivery.Options{Sender: r, Pace: func(context.Context, *tenant.Tenant, int, bool) error {
 					time.Sleep(tt.pace)
 					return nil
 				}})
 				started := time.Now()
-				reports, verdict := d.DeliverWithinBudget(t.Context(), func() *tenant.Tenant {
+				reports, verdict := d.Deliver(t.Context(), func() *tenant.Tenant {
 					return &tenant.Tenant{ID: "acme", Paused: time.Since(started) >= tt.at}
 				}, parts(2), delivery.DeliverOptions{})
 				want := delivery.Verdict{Cause: delivery.Paused}
@@ -194,7 +194,7 @@ func TestWaitsForPaceAndSlotAreNotOfTheBudget(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := &receiver{answer: always(unreachable)}
 		var asked []int
-		d := newDeliverer(t, delivery.Options{Sender: r, PaceFor: func(_ context.Context, _ *tenant.Tenant, calls int, catchUp bool) error {
+		d := newDeliverer(t, delivery.Options{Sender: r, Pace: func(_ context.Context, _ *tenant.Tenant, calls int, catchUp bool) error {
 			if !catchUp {
 				t.Error("the pace was not told of the catch-up")
 			}
@@ -202,7 +202,7 @@ func TestWaitsForPaceAndSlotAreNotOfTheBudget(t *testing.T) {
 			time.Sleep(time.Minute)
 			return nil
 		}})
-		_, verdict := d.DeliverWithinBudget(t.Context(), ofAcme, parts(4), delivery.DeliverOptions{CatchUp: true})
+		_, verdict := d.Deliver(t.Context(), ofAcme, parts(4), delivery.DeliverOptions{CatchUp: true})
 		if verdict.Cause != delivery.Unavailable || len(r.got) != 3 {
 			t.Errorf("%+v after %d requests, want 3 whatever the waits", verdict, len(r.got))
 		}
@@ -225,7 +225,7 @@ func TestShutGateAbandonsAndNothingIsSent(t *testing.T) {
 			return nil
 		}
 		d := newDeliverer(t, delivery.Options{Sender: r, Gate: gate})
-		reports, verdict := d.DeliverWithinBudget(t.Context(), ofAcme, parts(2), delivery.DeliverOptions{})
+		reports, verdict := d.Deliver(t.Context(), ofAcme, parts(2), delivery.DeliverOptions{})
 		want := delivery.Report{Outcome: delivery.Abandoned, Attempts: 1, Last: down, Unknown: true}
 		if diff := cmp.Diff([]delivery.Report{want, want}, reports); diff != "" || verdict != (delivery.Verdict{}) {
 			t.Errorf("verdict %+v, reports (-want +got):\n%s", verdict, diff)
@@ -254,7 +254,7 @@ func TestEndOfTheContextAbandons(t *testing.T) {
 				d := newDeliverer(t, delivery.Options{
 					Sender: tt.receiver, MinBackoff: 4 * time.Second,
 					Notify: func(delivery.Attempt) { told++ },
-					PaceFor: func(ctx context.Context, _ *tenant.Tenant, _ int, _ bool) error {
+					Pace: func(ctx context.Context, _ *tenant.Tenant, _ int, _ bool) error {
 						if tt.pace {
 							<-ctx.Done()
 						}
@@ -264,7 +264,7 @@ func TestEndOfTheContextAbandons(t *testing.T) {
 				ctx, cancel := context.WithTimeout(t.Context(), 3*time.Second)
 				defer cancel()
 				started := time.Now()
-				reports, verdict := d.DeliverWithinBudget(ctx, ofAcme, parts(2), delivery.DeliverOptions{})
+				reports, verdict := d.Deliver(ctx, ofAcme, parts(2), delivery.DeliverOptions{})
 				if verdict != (delivery.Verdict{}) || !slices.Equal(outcomes(reports), all(delivery.Abandoned, 2)) {
 					t.Errorf("%v, %+v, want both abandoned and no verdict", outcomes(reports), verdict)
 				}
@@ -290,7 +290,7 @@ func TestNoRequestBeforeTheReceiversRetryAfter(t *testing.T) {
 		d := newDeliverer(t, delivery.Options{Sender: r})
 		deliver := func(want delivery.Verdict, o delivery.DeliverOptions) {
 			t.Helper()
-			if _, got := d.DeliverWithinBudget(t.Context(), ofAcme, parts(1), o); got != want {
+			if _, got := d.Deliver(t.Context(), ofAcme, parts(1), o); got != want {
 				t.Errorf("verdict %+v, want %+v", got, want)
 			}
 		}

@@ -10,7 +10,7 @@ import (
 	"refinersource/internal/segment"
 )
 
-// DeliverWithinBudget sends the parts, each the calls of one event that are
+// Deliver sends the parts, each the calls of one event that are
 // accepted together, and returns a report for each and a verdict on the tenant.
 // All belong to the tenant of to, and no two to one user: requests may go in any
 // order, but go one after another. The caller keeps their sum within Segment's
@@ -38,7 +38,7 @@ import (
 //     request failed waits instead of being Unavailable (host.go).
 //   - Retries, and bisecting what fails, are allowed a share of what the host
 //     accepts; beyond it the budget is spent at once.
-func (d *Deliverer) DeliverWithinBudget(ctx context.Context, to Source, parts [][]attribution.Call, o DeliverOptions) ([]Report, Verdict) {
+func (d *Deliverer) Deliver(ctx context.Context, to Source, parts [][]attribution.Call, o DeliverOptions) ([]Report, Verdict) {
 	c := &call{d: d, to: to, o: o, parts: parts, reports: make([]Report, len(parts))}
 	if len(parts) == 0 {
 		return nil, Verdict{}
@@ -70,7 +70,7 @@ const (
 	AliveBefore     = 2 * time.Second
 )
 
-// call is one call of DeliverWithinBudget.
+// call is one call of Deliver.
 type call struct {
 	d       *Deliverer
 	to      Source

@@ -7,7 +7,7 @@
 // It guarantees: a part is reported Accepted only if the receiver accepted all
 // its calls in one request; Rejected, TooLarge or Invalid only if it was refused
 // when it travelled alone; one request at a time per call of
-// DeliverWithinBudget; none before the time that the receiver named to the
+// Deliver; none before the time that the receiver named to the
 // tenant; none to a tenant that is paused; none after the context's end.
 //
 // What is kept in memory of tenants and hosts (state.go) is bounded by those
@@ -62,10 +62,10 @@ type Options struct {
 	// Rand returns a number in [0, 1); it must be safe for concurrent use.
 	// Default: math/rand/v2.
 	Rand func() float64
-	// PaceFor waits until the tenant may be sent so many calls more, or returns an
+	// Pace waits until the tenant may be sent so many calls more, or returns an
 	// error when ctx ends first. catchUp is that of DeliverOptions. Default: no
 	// wait.
-	PaceFor func(ctx context.Context, t *tenant.Tenant, calls int, catchUp bool) error
+	Pace func(ctx context.Context, t *tenant.Tenant, calls int, catchUp bool) error
 	// Gate is asked right before each attempt, when all its waits are over. After
 	// an error the attempt is not made, and what was to travel in it is Abandoned.
 	// Default: open.
@@ -103,8 +103,8 @@ func (o Options) withDefaults() Options {
 	if o.Rand == nil {
 		o.Rand = rand.Float64
 	}
-	if o.PaceFor == nil {
-		o.PaceFor = func(context.Context, *tenant.Tenant, int, bool) error { return nil }
+	if o.Pace == nil {
+		o.Pace = func(context.Context, *tenant.Tenant, int, bool) error { return nil }
 	}
 	if o.Gate == nil {
 		o.Gate = func(context.Context) error { return nil }

@@ -127,7 +127,7 @@ func callAll(ctx context.Context, d *delivery.Deliverer, n int, of func(int) del
 	for i := range n {
 		calls.Go(func() {
 			time.Sleep(time.Duration(i) * time.Millisecond)
-			reports, verdict := d.DeliverWithinBudget(ctx, of(i), parts(1), delivery.DeliverOptions{})
+			reports, verdict := d.Deliver(ctx, of(i), parts(1), delivery.DeliverOptions{})
 			ends[i] = ending{reports[0].Outcome, verdict}
 		})
 	}
@@ -296,13 +296,13 @@ func TestTenantWhoseLastRequestPassedIsNotHeld(t *testing.T) {
 		wait := callAll(ctx, d, 30, ofHost(aHost))
 		time.Sleep(time.Second)
 		for range 100 {
-			_, verdict := d.DeliverWithinBudget(ctx, named("healthy", aHost), parts(5), delivery.DeliverOptions{})
+			_, verdict := d.Deliver(ctx, named("healthy", aHost), parts(5), delivery.DeliverOptions{})
 			if verdict != (delivery.Verdict{}) {
 				t.Errorf("verdict %+v on a tenant that passes", verdict)
 			}
 		}
 		// Not held either: a tenant that had no request yet. It is from then on.
-		reports, verdict := d.DeliverWithinBudget(ctx, named("another", aHost), parts(1), delivery.DeliverOptions{Probe: true})
+		reports, verdict := d.Deliver(ctx, named("another", aHost), parts(1), delivery.DeliverOptions{Probe: true})
 		if reports[0].Attempts != 1 || verdict.Cause != delivery.Unavailable {
 			t.Errorf("%+v, %+v, want one attempt", reports[0], verdict)
 		}
@@ -432,7 +432,7 @@ func TestProbeThatIsNotMadeIsTheNextOnes(t *testing.T) {
 		answer := setting[segment.Result]{value: down}
 		h := &hosts{answer: func(string) segment.Result { return answer.get() }}
 		var shut setting[bool] // for the first one
-		d := newDeliverer(t, delivery.Options{Sender: h, PaceFor: func(ctx context.Context, of *tenant.Tenant, _ int, _ bool) error {
+		d := newDeliverer(t, delivery.Options{Sender: h, Pace: func(ctx context.Context, of *tenant.Tenant, _ int, _ bool) error {
 			if of.ID == "t000" && shut.get() {
 				<-ctx.Done()
 				return ctx.Err()
@@ -514,13 +514,13 @@ func TestHostThatHasRecoveredBeginsAnew(t *testing.T) {
 			callAll(ctx, d, 30, ofHost(aHost))()
 		}
 		one := func(id string) delivery.Verdict {
-			_, verdict := d.DeliverWithinBudget(t.Context(), named(id, aHost), parts(1), delivery.DeliverOptions{})
+			_, verdict := d.Deliver(t.Context(), named(id, aHost), parts(1), delivery.DeliverOptions{})
 			return verdict
 		}
 		outage(8 * time.Second) // probes after 1, 3 and 7 s; the next would be after 15
 		time.Sleep(8 * time.Second)
 		for i := range 30 { // other tenants keep the host in mind, and fail as well
-			d.DeliverWithinBudget(t.Context(), named(fmt.Sprint("other", i), aHost), parts(1), delivery.DeliverOptions{Probe: true})
+			d.Deliver(t.Context(), named(fmt.Sprint("other", i), aHost), parts(1), delivery.DeliverOptions{Probe: true})
 		}
 		answer.set(ok)
 		// None waited when it was time for a probe: this call is one at once.

@@ -65,7 +65,7 @@ func load(ctx context.Context, calls *sync.WaitGroup, d *delivery.Deliverer, kin
 		for range each {
 			calls.Go(func() {
 				for ctx.Err() == nil {
-					d.DeliverWithinBudget(ctx, named(fmt.Sprint(kind, i), aHost), parts(1), delivery.DeliverOptions{})
+					d.Deliver(ctx, named(fmt.Sprint(kind, i), aHost), parts(1), delivery.DeliverOptions{})
 				}
 			})
 		}
@@ -164,7 +164,7 @@ func TestTenantThatIsQuickAgainComesBack(t *testing.T) {
 		var calls sync.WaitGroup
 		send := func() time.Duration {
 			began := time.Now()
-			d.DeliverWithinBudget(ctx, named("a0", aHost), parts(1), delivery.DeliverOptions{})
+			d.Deliver(ctx, named("a0", aHost), parts(1), delivery.DeliverOptions{})
 			return time.Since(began)
 		}
 		send()
@@ -223,7 +223,7 @@ func TestIdleTenantsAreForgotten(t *testing.T) {
 		r := &receiver{answer: func(int, []string) segment.Result { return answer }}
 		d := newDeliverer(t, delivery.Options{Sender: r})
 		send := func(id, endpoint string) {
-			d.DeliverWithinBudget(t.Context(), named(id, endpoint), parts(1), delivery.DeliverOptions{})
+			d.Deliver(t.Context(), named(id, endpoint), parts(1), delivery.DeliverOptions{})
 		}
 		check := func(tenants, hosts int) {
 			t.Helper()

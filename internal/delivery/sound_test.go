@@ -216,7 +216,7 @@ func TestWhatIsReportedIsWhatWasAnswered(t *testing.T) {
 						j.mu.Lock()
 						j.until[call] = time.Now().Add(lane.ends[n])
 						j.mu.Unlock()
-						reports, verdict := d.DeliverWithinBudget(ctx, func() *tenant.Tenant {
+						reports, verdict := d.Deliver(ctx, func() *tenant.Tenant {
 							now := &tenant.Tenant{ID: "acme", WriteKey: tenant.NewSecret("key")}
 							if time.Since(begun) >= pausedAt {
 								now.Paused, now.WriteKey = true, tenant.Secret{}

@@ -90,6 +90,7 @@ var fields = [...]field{
 	{"integrations", false, func(v value, e *entry) { e.Rules.Integrations = integrations(v) }},
 	{"rate_limit", false, func(v value, e *entry) { e.RateLimit, _ = v.integer() }},
 	{"paused", false, func(v value, e *entry) { e.Paused, _ = v.boolean() }},
+	{"strict_body", false, func(v value, e *entry) { e.StrictBody, _ = v.boolean() }},
 }
 
 func knownKeys() []string {

@@ -47,6 +47,7 @@ tenants:
     integrations: {Refiner: false, All: true, Other: {x: [1, 2.5, "a"]}}
     rate_limit: 0
     paused: true
+    strict_body: true
   - id: open
     write_key: k
     auth: none
@@ -67,7 +68,7 @@ tenants:
 		ID: "acme", WriteKey: tenant.NewSecret("a-${NOT_AGAIN}-z"), Endpoint: "https://events.example.com:8443/path",
 		Tokens:         []tenant.Secret{tenant.NewSecret("t1"), tenant.NewSecret("from-file")},
 		SigningSecrets: []tenant.Secret{tenant.NewSecret(signingSecret)},
-		Rules:          rules, Pairing: tenant.Strict, PairGap: 1500 * time.Millisecond, Paused: true,
+		Rules:          rules, Pairing: tenant.Strict, PairGap: 1500 * time.Millisecond, Paused: true, StrictBody: true,
 	}
 	if diff := cmp.Diff(want, acme, reveal); diff != "" {
 		t.Errorf("acme (-want +got):\n%s", diff)
@@ -162,6 +163,7 @@ func TestEveryFaultHasItsLineAndRemedy(t *testing.T) {
 		"rate limit negative":          {"id: a\nwrite_key: k\nrate_limit: -1", "rate_limit", 3, "0 for no limit"},
 		"rate limit a fraction":        {"id: a\nwrite_key: k\nrate_limit: 1.5", "rate_limit", 3, "digits"},
 		"rate limit too large":         {"id: a\nwrite_key: k\nrate_limit: 99999999999999999999", "rate_limit", 3, "digits"},
+		"strict_body text":             {"id: a\nwrite_key: k\nstrict_body: 1", "strict_body", 3, "true or false"},
 		"paused text":                  {"id: a\nwrite_key: k\npaused: 'true'", "paused", 3, "true or false"},
 	} {
 		t.Run(name, func(t *testing.T) {

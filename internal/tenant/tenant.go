@@ -63,6 +63,9 @@ type Tenant struct {
 	PairGap        time.Duration // between identify and group, with Strict; at most MaxPairGap
 	RateLimit      int           // calls a second over all workers; 0 is none
 	Paused         bool
+	// StrictBody takes a 2xx answer whose body says "success": false for a refusal, for
+	// receivers that are like Segment but not as Segment.
+	StrictBody bool
 }
 
 // HasCredentials reports whether a sender can prove to send for the tenant.

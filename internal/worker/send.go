@@ -32,15 +32,16 @@ type done struct {
 	// failed says of each part whether the receiver did not take it when it
 	// travelled alone; its outcome is then for the partition to say.
 	failed   []bool
-	accepted bool // something was
-	cut      bool // something was left without a known outcome
+	blamed   []bool // and whether the event may be the reason
+	accepted bool   // something was
+	cut      bool   // something was left without a known outcome
 	verdict  delivery.Verdict
 	tenant   *tenant.Tenant
 }
 
 // send brings a request to its end and says what became of each part.
 func (p *partition) send(ctx context.Context, r lane.Request[*event]) done {
-	d := done{request: r, outcomes: make([]lane.Outcome, len(r.Parts)), failed: make([]bool, len(r.Parts))}
+	d := done{request: r, outcomes: make([]lane.Outcome, len(r.Parts)), failed: make([]bool, len(r.Parts)), blamed: make([]bool, len(r.Parts))}
 	var which []int // the parts that are calls; the others are dead letters
 	var parts [][]attribution.Call
 	gap := time.Duration(0)
@@ -71,7 +72,7 @@ func (p *partition) send(ctx context.Context, r lane.Request[*event]) done {
 		}
 	}
 	source := p.w.source(d.tenant)
-	reports, verdict := p.w.deliverer.DeliverWithinBudget(ctx, source, parts, delivery.DeliverOptions{Probe: r.Probe || r.Alone, CatchUp: r.Behind})
+	reports, verdict := p.w.deliverer.Deliver(ctx, source, parts, delivery.DeliverOptions{Probe: r.Probe || r.Alone, CatchUp: r.Behind})
 	if r.Alone && verdict.Cause == delivery.Unavailable {
 		// It has failed alone before, while others were accepted. Whether the tenant
 		// fails, they will tell.
@@ -99,8 +100,10 @@ func (p *partition) send(ctx context.Context, r lane.Request[*event]) done {
 			guilty = true
 		case delivery.Failing:
 			d.outcomes[i] = lane.Abandoned
-			// Only what may be the event's own fault is held against it.
 			d.failed[i] = verdict.Cause == "" || len(parts) == 1 && verdict.Cause == delivery.Unavailable
+			// Only what may be the event's own fault is held against it: an answer, or
+			// none to a request that had been sent.
+			d.blamed[i] = d.failed[i] && (report.Last.Status != 0 || report.Unknown)
 			e.step = r.Parts[i].Step
 		case delivery.Abandoned:
 			d.outcomes[i] = lane.Abandoned

@@ -266,7 +266,9 @@ func (p *partition) returned(d done) {
 		if !d.failed[i] {
 			continue
 		}
-		p.failed(e)
+		if d.blamed[i] {
+			p.failed(e)
+		}
 		switch {
 		case e.letter != nil: // it is given up; its letter is what is left to do
 			d.outcomes[i] = lane.Abandoned

@@ -67,7 +67,7 @@ type Options struct {
 	GroupOptions queue.GroupOptions
 	// Tenants gives the tenants in force.
 	Tenants func() *tenant.Registry
-	// Delivery says how to retry; its Notify, NotifyHost, PaceFor and Gate are set
+	// Delivery says how to retry; its Notify, NotifyHost, Pace and Gate are set
 	// here.
 	Delivery delivery.Options
 	Letters  Letters
@@ -214,7 +214,7 @@ func New(o Options) (*Worker, error) {
 	w := &Worker{o: o, log: o.Logger, partitions: make(map[int]*status), pace: newPacer()}
 	w.metrics = newMetrics(w, o.Registerer, o.NoTenantMetrics)
 	o.Delivery.Notify, o.Delivery.NotifyHost = w.attempted, w.hostChanged
-	o.Delivery.PaceFor, o.Delivery.Gate = w.pace.wait, w.gate
+	o.Delivery.Pace, o.Delivery.Gate = w.pace.wait, w.gate
 	var err error
 	if w.deliverer, err = delivery.New(o.Delivery); err != nil {
 		return nil, err
