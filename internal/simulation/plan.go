@@ -18,10 +18,11 @@ func DefaultKinds() []Kind {
 	return slices.DeleteFunc(Kinds(), func(k Kind) bool { return slices.Contains(notYet, k) })
 }
 
-// notYet are kinds that a drain does not end with; give them in Options.Kinds to
+// notYet are kinds that are not drawn by themselves; give them in Options.Kinds to
 // see them.
 var notYet = []Kind{
-	Poison, // an event that fails alone is not given up when its tenant has no others that pass
+	TrimmedAhead, // the checker wants the group of an event that was trimmed between its calls
+	Poison,       // an event that fails alone is not given up when its tenant has no others that pass
 }
 
 // plan is all that a seed decides before a run.
