@@ -34,7 +34,7 @@ func TestOneSeed(t *testing.T) {
 		}
 	}
 	report(t, run(t, simulation.Options{
-		Only: only,
+		Only:  only,
 		Kinds: kinds, Faults: faults,
 		Seed: seed, Mode: simulation.Mode(os.Getenv("REFINER_SIMULATION_MODE")),
 		Worker: func(o *worker.Options) { o.Logger = zaptest.NewLogger(t) },
