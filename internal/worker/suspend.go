@@ -210,6 +210,9 @@ func (p *partition) judge(e *event) {
 	if f == nil || e.letter != nil {
 		return
 	}
+	if retention := p.w.retention(); retention > 0 && !p.outlives(e) {
+		return
+	}
 	if x := f.events[e.record.Offset]; x != nil && x.proven >= poisonFailures && x.last.Sub(x.first) >= p.w.o.EventBudget {
 		e.poison(x)
 	}
@@ -281,6 +284,10 @@ func (p *partition) returned(d done) {
 	for _, it := range p.lanes.Done(d.request, d.outcomes) {
 		p.forget(it.Payload)
 		p.w.finished(it.Payload)
+	}
+	if slices.Contains(d.outcomes, lane.Deferred) {
+		// What is put aside does not hold the commit.
+		p.lanes.Pass(name, now, lane.CauseSlow)
 	}
 	p.cut = p.cut || d.cut
 	s := p.suspended[name]

@@ -294,7 +294,7 @@ func (w *Worker) generation(ctx context.Context, g *queue.Generation) {
 		return
 	}
 	w.pace.setShare(len(g.Assignments), g.Partitions)
-	held := &lease{good: w.sessionTimeout() - w.o.RequestTimeout}
+	held := &lease{good: min(leaseTime, w.sessionTimeout()-w.o.RequestTimeout)}
 	w.lease.Store(held)
 	commits := newCommitter(g, w.o.CommitInterval, held, w.log)
 	for _, a := range g.Assignments {
