@@ -81,16 +81,20 @@ var scenarios = map[string]scenario{
 	},
 	// A worker stands still for longer than its session, and goes on.
 	"frozen": {
-		o: Options{Duration: 75 * time.Second, Events: 15_000},
+		o: Options{Duration: 45 * time.Second, Events: 12_000},
 		plan: []Injection{
 			{At: 4 * time.Second, For: 45 * time.Second, Fault: "F5", Track: "workers"},
-			{At: 4 * time.Second, For: 65 * time.Second, Fault: "F28", Mode: "slow", Track: "receiver", Tenants: []string{"t0000", "t0001"}},
+			{At: 2 * time.Second, For: 40 * time.Second, Fault: "F28", Mode: "slow", Track: "receiver", Tenants: []string{"t0000", "t0001", "t0002", "t0004"}},
 		},
 	},
-	// A worker loses Kafka for longer than its session, and has the receiver still.
+	// A worker loses Kafka for longer than its session, and has the receiver still,
+	// and work for it: some tenants are slow.
 	"cut": {
-		o:    Options{Duration: 65 * time.Second, Events: 15_000},
-		plan: []Injection{{At: 4 * time.Second, For: 45 * time.Second, Fault: "F6", Track: "workers"}},
+		o: Options{Duration: 35 * time.Second, Events: 9000},
+		plan: []Injection{
+			{At: 6 * time.Second, For: 45 * time.Second, Fault: "F6", Track: "workers"},
+			{At: 2 * time.Second, For: 32 * time.Second, Fault: "F28", Mode: "slow", Track: "receiver", Tenants: []string{"t0000", "t0001", "t0002", "t0004"}},
+		},
 	},
 	// Commits are refused while the last events are delivered; workers are rolled
 	// when they are taken again.
