@@ -64,6 +64,7 @@ var tracks = map[string][]kind{
 		{fault: "F28", mode: "loris", least: 10 * time.Second, most: 30 * time.Second, tenants: 3},
 		{fault: "F29", mode: "garbage", least: 5 * time.Second, most: 15 * time.Second, tenants: 3},
 		{fault: "F30", mode: "retry-after", least: 10 * time.Second, most: 20 * time.Second, tenants: 4},
+		{fault: "F30", mode: "retry-after-hours", least: 5 * time.Second, most: 10 * time.Second, tenants: 2, long: true},
 		{fault: "F33", mode: "rotate", least: 3 * time.Second, most: 8 * time.Second, tenants: 2},
 		{fault: "F32", mode: "400all", least: 5 * time.Second, most: 15 * time.Second, tenants: 1},
 	},

@@ -51,10 +51,13 @@ func throttle(retryAfter string) Answer {
 // the number of the tenant's request since then.
 type Mode func(r *rand.Rand, elapsed time.Duration, n int) Answer
 
+// hours is a Retry-After of far more than anybody waits: five minutes, then.
+const hours = "1000000000000000000000"
+
 // retryAfters are the forms of Retry-After that F30 gives.
 func retryAfters(now time.Time) []string {
 	return []string{
-		"0", "1", "3", "2.5", "-1", "soon", "", "1000000000000000000000",
+		"0", "1", "3", "2.5", "-1", "soon", "", "12",
 		now.Add(-time.Hour).UTC().Format(http.TimeFormat), now.Add(3 * time.Second).UTC().Format(http.TimeFormat),
 	}
 }
@@ -116,6 +119,12 @@ var modes = map[string]Mode{
 	"flap": func(r *rand.Rand, elapsed time.Duration, _ int) Answer {
 		if elapsed%(20*time.Second) < 10*time.Second && r.IntN(2) == 0 {
 			return refuse(http.StatusInternalServerError)
+		}
+		return accept()
+	},
+	"retry-after-hours": func(_ *rand.Rand, _ time.Duration, n int) Answer {
+		if n%3 == 2 {
+			return throttle(hours)
 		}
 		return accept()
 	},

@@ -1,0 +1,227 @@
+package lane_test
+
+import (
+	"testing"
+	"time"
+
+	"refinersource/internal/lane"
+)
+
+var since = time.Unix(1_800_000_000, 0)
+
+// again gives a lane that is behind an event again.
+func again(t *testing.T, p *lane.Partition[string], offset lane.Offset, tenant, user string, steps ...lane.Cost) {
+	t.Helper()
+	p.AddBehind(lane.Event[string]{Offset: offset, Lane: tenant, Key: user, Steps: steps, Bytes: 1, Payload: tenant + "/" + user})
+}
+
+// cursor is the one cursor that a commit needs now.
+func cursor(t *testing.T, p *lane.Partition[string]) lane.Cursor {
+	t.Helper()
+	c := p.Cursors()
+	if len(c) != 1 {
+		t.Fatalf("%d cursors, want 1: %+v", len(c), c)
+	}
+	return c[0]
+}
+
+func TestSuspendedLaneIsPassedAndSendsOnlyProbes(t *testing.T) {
+	t.Parallel()
+	p := lane.New[string](limits, 0)
+	add(p, 0, "acme", "ann", pair...)
+	add(p, 1, "beta", "bob", pair...)
+	add(p, 2, "acme", "eve", pair...)
+	_, r := next(t, p)
+	p.Done(r, []lane.Outcome{lane.Accepted, lane.Abandoned})
+	expect(t, "suspended", p.Suspend("acme", since, lane.CauseUnavailable), true)
+	expect(t, "cursor", cursor(t, p), lane.Cursor{
+		Tag: lane.TagOf("acme"), From: 0, Since: since, Cause: lane.CauseUnavailable,
+		Runs: []lane.Run{{Events: 1, State: lane.AfterFirst}, {Events: 1, State: lane.Pending}},
+	})
+	expect(t, "commit point", p.CommitPoint(), lane.Offset(1))
+	got, r := next(t, p)
+	expect(t, "sent", got, []string{"beta/bob@1#0"})
+	p.Done(r, all(r, lane.Ended))
+	expect(t, "commit point without the others", p.CommitPoint(), lane.Offset(3))
+	expect(t, "a live event is skipped", add(p, 3, "acme", "ann", pair...) == nil, true)
+
+	again(t, p, 0, "acme", "ann", pair...)
+	again(t, p, 2, "acme", "eve", pair...)
+	if got, _ := next(t, p); got != nil {
+		t.Errorf("a suspended lane sends %v", got)
+	}
+	for _, want := range []string{"acme/ann#1", "acme/eve#0", "acme/ann#1"} { // another one each time
+		p.Probe("acme")
+		r, _ := p.Next()
+		if len(r.Parts) != 1 || !r.Probe {
+			t.Fatalf("a probe of %d parts, marked %v", len(r.Parts), r.Probe)
+		}
+		got := r.Parts[0].Item.Payload + "#" + string(rune('0'+r.Parts[0].Step))
+		expect(t, "probe", got, want)
+		p.Done(r, all(r, lane.Abandoned))
+		if more, _ := next(t, p); more != nil {
+			t.Errorf("after a probe %v is sent", more)
+		}
+	}
+	p.Open("acme")
+	if _, ok := p.Next(); !ok {
+		t.Error("an open lane sends nothing")
+	}
+}
+
+func TestLaneThatIsBehindHasItsRoomAndNoMore(t *testing.T) {
+	t.Parallel()
+	p := lane.New[string](limits, 0)
+	for o := range lane.Offset(20) {
+		add(p, o, "acme", "ann", pair[:1]...)
+	}
+	p.Suspend("acme", since, lane.CausePaused)
+	expect(t, "room for a probe", p.Room("acme"), true)
+	p.Open("acme")
+	n := lane.Offset(0)
+	for ; p.Room("acme"); n++ {
+		again(t, p, n, "acme", "ann", pair[:1]...)
+	}
+	expect(t, "events in memory", int(n), limits.BehindEvents)
+	unread, behind := p.Unread("acme")
+	expect(t, "behind", behind, true)
+	expect(t, "unread", unread, n)
+}
+
+// What is passed counts no more against the window, and what is finished counts
+// against nothing.
+func TestMemoryIsCountedOnce(t *testing.T) {
+	t.Parallel()
+	p := lane.New[string](lane.Limits{RequestCalls: 9, RequestBytes: 900, WindowEvents: 9, WindowBytes: 10, BehindEvents: 9}, 0)
+	for round := range lane.Offset(5) {
+		at := 2 * round
+		p.Add(lane.Event[string]{Offset: at, Lane: "acme", Key: "x", Steps: pair[:1], Bytes: 9})
+		expect(t, "full", p.Full(), false)
+		p.Add(lane.Event[string]{Offset: at + 1, Lane: "beta", Key: "x", Steps: pair[:1], Bytes: 1})
+		expect(t, "full by bytes", p.Full(), true)
+		expect(t, "passed", p.Pass("acme", since, lane.CauseSlow), true)
+		expect(t, "full when it is passed", p.Full(), false)
+		expect(t, "passed again", p.Pass("beta", since, lane.CauseSlow), true)
+		expect(t, "a third has no room", func() bool {
+			p.Add(lane.Event[string]{Offset: at + 1000, Lane: "gamma", Key: "x", Steps: pair[:1], Bytes: 1})
+			return p.Pass("gamma", since, lane.CauseSlow)
+		}(), false)
+		for {
+			_, r := next(t, p)
+			if len(r.Parts) == 0 {
+				break
+			}
+			p.Done(r, all(r, lane.Accepted))
+		}
+		expect(t, "in memory", p.InMemory(), 0)
+		p = lane.New[string](lane.Limits{RequestCalls: 9, RequestBytes: 900, WindowEvents: 9, WindowBytes: 10, BehindEvents: 9}, at+2)
+	}
+}
+
+// A lane that holds much leaves memory when another needs the room, as soon as its
+// request is back.
+func TestLaneWithMuchMakesRoom(t *testing.T) {
+	t.Parallel()
+	p := lane.New[string](lane.Limits{RequestCalls: 1, RequestBytes: 100, WindowEvents: 8, WindowBytes: 1000, BehindEvents: 2}, 0)
+	for o := range lane.Offset(8) {
+		add(p, o, "much", "ann", pair...)
+	}
+	_, r := next(t, p)
+	expect(t, "passed", p.Pass("much", since, lane.CauseSlow), true)
+	for o := lane.Offset(8); o < 16; o++ {
+		add(p, o, "other", "bob", pair...)
+	}
+	expect(t, "passed while the first is in flight", p.Pass("other", since, lane.CauseSlow), false)
+	p.Done(r, all(r, lane.Accepted))
+	expect(t, "passed when it is back", p.Pass("other", since, lane.CauseSlow), true)
+	expect(t, "the first is read again from", func() lane.Offset { o, _ := p.Unread("much"); return o }(), lane.Offset(0))
+	again(t, p, 0, "much", "ann", pair...)
+	for {
+		r, ok := p.Next()
+		if !ok {
+			t.Fatal("the lane that is read again sends nothing")
+		}
+		if r.Lane == "much" {
+			expect(t, "step", r.Parts[0].Step, 1)
+			break
+		}
+	}
+}
+
+func TestDrainHandsOutNothingThatACursorHolds(t *testing.T) {
+	t.Parallel()
+	p := lane.New[string](limits, 0)
+	add(p, 0, "acme", "ann", pair...)
+	add(p, 1, "beta", "bob", pair...)
+	p.Pass("acme", since, lane.CauseSlow)
+	_, r := next(t, p) // acme
+	_, other := next(t, p)
+	p.Drain()
+	p.Done(r, all(r, lane.Accepted))
+	p.Done(other, all(other, lane.Accepted))
+	got, r := next(t, p)
+	expect(t, "sent while draining", got, []string{"beta/bob@1#1"})
+	p.Done(r, all(r, lane.Accepted))
+	if more, _ := next(t, p); more != nil || !p.Drained() {
+		t.Errorf("%v is left, drained %v", more, p.Drained())
+	}
+	expect(t, "runs", cursor(t, p).Runs, []lane.Run{{Events: 1, State: lane.AfterFirst}})
+}
+
+// A cursor of other rules may say that more steps were accepted than there are
+// now: then the event is sent from the start.
+func TestStateOfOtherRulesStartsTheEventAnew(t *testing.T) {
+	t.Parallel()
+	for state, want := range map[lane.RunState]int{lane.AfterFirst: 1, lane.AfterSecond: 0} {
+		p := lane.New[string](limits, 5)
+		p.Restore("acme", lane.Cursor{Tag: lane.TagOf("acme"), From: 3, Runs: []lane.Run{{Events: 1, State: state}}, Cause: lane.CauseSlow})
+		again(t, p, 3, "acme", "ann", pair...)
+		_, r := next(t, p)
+		expect(t, state.String(), r.Parts[0].Step, want)
+	}
+}
+
+// Where events of a lane are gone from the log, nothing can be counted across.
+func TestNoRunCountsAcrossAGap(t *testing.T) {
+	t.Parallel()
+	p := lane.New[string](limits, 10)
+	p.Restore("acme", lane.Cursor{Tag: lane.TagOf("acme"), From: 2, Cause: lane.CauseSlow, Until: 9, Runs: []lane.Run{{Events: 1}, {Events: 3, State: lane.Done}}})
+	again(t, p, 2, "acme", "ann", pair...)
+	p.Lost("acme", 6)
+	again(t, p, 6, "acme", "bob", pair...)
+	again(t, p, 7, "acme", "eve", pair...)
+	c := cursor(t, p)
+	expect(t, "runs", c.Runs, []lane.Run{{Events: 1, State: lane.Pending}})
+	expect(t, "until", c.Until, lane.Offset(0))
+	p.Suspend("acme", since, lane.CauseUnavailable)
+	expect(t, "runs when it is read again", cursor(t, p).Runs, []lane.Run{{Events: 1, State: lane.Pending}})
+}
+
+// What was known of a lane's events is of no use when it has caught up.
+func TestLaneThatIsLiveAgainKnowsNothingOfBefore(t *testing.T) {
+	t.Parallel()
+	p := lane.New[string](limits, 10)
+	p.Restore("acme", lane.Cursor{Tag: lane.TagOf("acme"), From: 2, Until: 10, Cause: lane.CauseSlow, Runs: []lane.Run{{Events: 5, State: lane.Done}}})
+	p.Live("acme") // its events are gone
+	p.Suspend("acme", since, lane.CausePaused)
+	add(p, 10, "acme", "ann", pair...)
+	expect(t, "known to be done", p.KnownDone("acme", 10), false)
+	expect(t, "cursor", cursor(t, p), lane.Cursor{Tag: lane.TagOf("acme"), From: 10, Since: since, Cause: lane.CausePaused})
+}
+
+func TestNoMoreCursorsThanFit(t *testing.T) {
+	t.Parallel()
+	p := lane.New[string](lane.Limits{RequestCalls: 1, RequestBytes: 100, WindowEvents: 10_000, WindowBytes: 1 << 20, BehindEvents: 9}, 0)
+	for o := range lane.Offset(lane.MaxCursors + 1) {
+		name := "t" + string(rune('a'+o%26)) + string(rune('a'+o/26))
+		add(p, o, name, "ann", pair...)
+		if got, want := p.Suspend(name, since, lane.CauseUnavailable), int(o) < lane.MaxCursors; got != want {
+			t.Fatalf("suspension %d: %v, want %v", o+1, got, want)
+		}
+	}
+	expect(t, "the commit waits with the one that has no cursor", p.CommitPoint(), lane.Offset(lane.MaxCursors))
+	m := lane.Metadata{Partitions: 12, Cursors: p.Cursors()}
+	if _, _, err := m.Encode(); err != nil || len(m.Cursors) != lane.MaxCursors {
+		t.Errorf("%d cursors: %v", len(m.Cursors), err)
+	}
+}
