@@ -72,17 +72,13 @@ func (p *Partition[T]) Pass(name string, since time.Time, cause Cause) bool {
 }
 
 // makeRoom takes lanes out of memory that hold many events there, until there is
-// room for as many as the window has. One whose request is in flight goes when it
-// has come back.
+// room for as many as the window has. One whose request is in flight stays.
 func (p *Partition[T]) makeRoom() bool {
 	for _, q := range p.held {
 		if p.behind < p.limits.WindowEvents && p.behindBytes < p.limits.WindowBytes {
 			return true
 		}
-		if !q.behind || q.waiting <= p.limits.BehindEvents {
-			continue
-		}
-		if q.shed = q.busy; !q.shed {
+		if q.behind && !q.busy && q.waiting > p.limits.BehindEvents {
 			p.drop(q)
 		}
 	}
@@ -137,7 +133,6 @@ func (p *Partition[T]) hold(q *queue[T], since time.Time, cause Cause) bool {
 // drop takes the items of a lane out of memory, and notes what became of them: it
 // is behind, and they will be read again.
 func (p *Partition[T]) drop(q *queue[T]) {
-	q.shed = false
 	q.passed = slices.DeleteFunc(q.passed, func(it *Item[T]) bool { return it.finished })
 	if len(q.passed) > 0 {
 		first := q.passed[0]

@@ -93,19 +93,19 @@ func TestLaneThatIsBehindHasItsRoomAndNoMore(t *testing.T) {
 func TestMemoryIsCountedOnce(t *testing.T) {
 	t.Parallel()
 	p := lane.New[string](lane.Limits{RequestCalls: 9, RequestBytes: 900, WindowEvents: 9, WindowBytes: 10, BehindEvents: 9}, 0)
-	for round := range lane.Offset(5) {
-		at := 2 * round
-		p.Add(lane.Event[string]{Offset: at, Lane: "acme", Key: "x", Steps: pair[:1], Bytes: 9})
+	put := func(offset lane.Offset, tenant string, bytes int) {
+		p.Add(lane.Event[string]{Offset: offset, Lane: tenant, Key: "x", Steps: pair[:1], Bytes: bytes})
+	}
+	for at := lane.Offset(0); at < 20; at += 4 {
+		put(at, "acme", 9)
 		expect(t, "full", p.Full(), false)
-		p.Add(lane.Event[string]{Offset: at + 1, Lane: "beta", Key: "x", Steps: pair[:1], Bytes: 1})
+		put(at+1, "beta", 1)
 		expect(t, "full by bytes", p.Full(), true)
 		expect(t, "passed", p.Pass("acme", since, lane.CauseSlow), true)
 		expect(t, "full when it is passed", p.Full(), false)
 		expect(t, "passed again", p.Pass("beta", since, lane.CauseSlow), true)
-		expect(t, "a third has no room", func() bool {
-			p.Add(lane.Event[string]{Offset: at + 1000, Lane: "gamma", Key: "x", Steps: pair[:1], Bytes: 1})
-			return p.Pass("gamma", since, lane.CauseSlow)
-		}(), false)
+		put(at+2, "gamma", 1)
+		expect(t, "a third is passed without room", p.Pass("gamma", since, lane.CauseSlow), false)
 		for {
 			_, r := next(t, p)
 			if len(r.Parts) == 0 {
@@ -114,11 +114,17 @@ func TestMemoryIsCountedOnce(t *testing.T) {
 			p.Done(r, all(r, lane.Accepted))
 		}
 		expect(t, "in memory", p.InMemory(), 0)
-		p = lane.New[string](lane.Limits{RequestCalls: 9, RequestBytes: 900, WindowEvents: 9, WindowBytes: 10, BehindEvents: 9}, at+2)
+
+		put(at+3, "acme", 10)
+		expect(t, "full", p.Full(), true)
+		p.Suspend("acme", since, lane.CausePaused)
+		expect(t, "full when it has left memory", p.Full(), false)
+		p.Open("acme")
+		p.Live("acme") // as if it had been read again, and finished
 	}
 }
 
-// A lane that holds much leaves memory when another needs the room, as soon as its
+// A lane that holds much leaves memory when another needs the room, once its
 // request is back.
 func TestLaneWithMuchMakesRoom(t *testing.T) {
 	t.Parallel()

@@ -155,7 +155,6 @@ type queue[T any] struct {
 	known []Run
 	until Offset
 	torn  int64 // no run counts across this ordinal: events before it are gone
-	shed  bool  // its items leave memory when its request is back
 
 	suspended bool // hands out nothing but probes
 	probing   bool // hands out one
@@ -342,9 +341,6 @@ func (p *Partition[T]) Done(r Request[T], outcomes []Outcome) []*Item[T] {
 		}
 		finished = append(finished, it)
 		p.finish(q, it)
-	}
-	if q.shed {
-		p.drop(q)
 	}
 	p.offer(q)
 	p.settle(q)

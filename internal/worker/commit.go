@@ -18,7 +18,7 @@ const (
 	lastCommits   = 3 // tries at the commit that ends a drain
 	// commitAtLeast is how often something is committed even without progress: the
 	// lease lives on it.
-	commitAtLeast = time.Second
+	commitAtLeast = 500 * time.Millisecond
 	// askPatience is how long a partition may take to say what to commit, before the
 	// others go on without it; one that says nothing for stuckAfter is stuck.
 	askPatience = time.Second

@@ -18,7 +18,7 @@ type lease struct {
 // leaseTime is the most that a lease is good for. The session timeout less the
 // longest request would do against a frozen worker; but what is sent while nothing
 // can be committed is sent again if this worker ends, so it is little.
-const leaseTime = 3 * time.Second
+const leaseTime = 1500 * time.Millisecond
 
 // leasePoll is how often one that waits looks again.
 const leasePoll = 50 * time.Millisecond

@@ -31,7 +31,7 @@ import (
 // Defaults of Options.
 const (
 	DefaultGroup          = "refiner-source"
-	DefaultCommitInterval = 500 * time.Millisecond
+	DefaultCommitInterval = 250 * time.Millisecond
 	DefaultLagInterval    = 5 * time.Second
 	// DefaultRequestTimeout is the longest that one request to a receiver takes.
 	DefaultRequestTimeout = 9 * time.Second
