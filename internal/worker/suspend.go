@@ -194,7 +194,7 @@ const guardedPart = 10
 // outlives reports whether a suspended lane's event has more time in the log; one
 // that has not becomes a dead letter.
 func (p *partition) outlives(e *event) bool {
-	if e.record.Time.Add(p.w.retention()).Sub(time.Now()) > p.w.retention()/guardedPart {
+	if time.Until(e.record.Time.Add(p.w.retention())) > p.w.retention()/guardedPart {
 		return true
 	}
 	if e.letter == nil && e.ignored == survey.NotIgnored {

@@ -105,7 +105,7 @@ func TestFailingTenantIsPassedByACursorAndCatchesUpInOrder(t *testing.T) {
 // anything, even of what was delivered beyond the cursor.
 func TestRestartWhileSuspendedRepeatsNothing(t *testing.T) {
 	t.Parallel()
-	inBubble(t, func(t *testing.T, w *world) {
+	inBubble(t, func(_ *testing.T, w *world) {
 		random := rand.New(rand.NewPCG(3, 4))
 		w.receiver.answer = func(id tenant.ID, _ []attribution.Call) segment.Result {
 			if id == "acme" && random.IntN(3) > 0 {
@@ -133,7 +133,7 @@ func TestCrashWhileSuspendedResumesFromTheCommit(t *testing.T) {
 	for seed := range uint64(6) {
 		t.Run(fmt.Sprint("seed ", seed), func(t *testing.T) {
 			t.Parallel()
-			inBubble(t, func(t *testing.T, w *world) {
+			inBubble(t, func(_ *testing.T, w *world) {
 				random := rand.New(rand.NewPCG(seed, 7))
 				failing := w.fails("acme", segment.Result{Class: segment.Transient, Status: 503})
 				first := w.join(small)
