@@ -241,7 +241,7 @@ func (p *partition) failed(e *event) {
 	p.judge(e)
 }
 
-// ended forgets an event that is over.
+// forget drops what is known of an event that is over.
 func (p *partition) forget(e *event) {
 	if f := p.failing[e.lane]; f != nil {
 		delete(f.events, e.record.Offset)
