@@ -177,6 +177,51 @@ func TestWhatThePromiseAllowsForIsNoBreach(t *testing.T) {
 			w.h.Faults = append(w.h.Faults, checker.Fault{At: w.now, Fault: "F38"})
 			w.trim = true
 		}, checker.Options{}, func(r *checker.Report) int { return r.Trimmed }, 1},
+		{"an unknown tenant's event, held by its cursor", calm, strange("none", lane.Run{}), checker.Options{}, func(r *checker.Report) int { return r.Ended.Dead }, 5},
+		{"an event without a tenant, held by its cursor", calm, strange("", lane.Run{}), checker.Options{}, func(r *checker.Report) int { return r.Ended.Dead }, 5},
+		{"accepted, taken over from a commit before, and refused then", calm, func(w *world) {
+			e := w.event("acme", "u7", "e", 1)
+			w.deliver(e)
+			w.kill()
+			w.request(e.tenant, answer{status: 400}, e.calls[0])
+			w.letter(e, "rejected", 400)
+			w.commitAll()
+		}, checker.Options{}, func(r *checker.Report) int { return r.Ended.Dead }, 4},
+		{"accepted, taken over from a commit before, and outlived then", calm, func(w *world) {
+			e := w.event("acme", "u7", "e", 1)
+			w.deliver(e)
+			w.kill()
+			w.h.Faults = append(w.h.Faults, checker.Fault{At: w.now, Fault: "F38"})
+			w.letter(e, "outlived", 0)
+			w.commitAll()
+		}, checker.Options{}, func(r *checker.Report) int { return r.Ended.Dead }, 4},
+		{"given up, taken over from a commit before, and accepted then", calm, func(w *world) {
+			a, b := w.event("acme", "u7", "a", 1), w.event("acme", "u7", "b", 2)
+			w.request(a.tenant, answer{status: 400}, a.calls[0])
+			w.letter(a, "rejected", 400)
+			w.deliver(b)
+			w.kill()
+			w.deliver(a, b)
+			w.commitAll()
+		}, checker.Options{}, func(r *checker.Report) int { return r.Repeats.Continued }, 2},
+		{"taken over, while the tenant failed for long", outage, func(w *world) {
+			e := w.event("dove", "u1", "e", 1)
+			w.deliver(e)
+			w.kill()
+			for range 10 {
+				w.request(e.tenant, answer{status: 503}, e.calls[0])
+				w.pass(60 * second)
+			}
+			w.deliver(e)
+		}, checker.Options{}, func(r *checker.Report) int { return r.Repeats.Takeover + r.Repeats.Continued }, 2},
+		{"a copy of what retention took", calm, trimmedCopy, checker.Options{}, func(r *checker.Report) int { return r.Repeats.Copies }, 2},
+		{"an event that retention took between its calls", calm, func(w *world) {
+			a, b := w.event("acme", "u7", "a", 1), w.event("acme", "u7", "b", 2)
+			w.request(a.tenant, taken, a.calls[0])
+			w.h.Faults = append(w.h.Faults, checker.Fault{At: w.now, Fault: "F38"})
+			w.deliver(b)
+			w.trim = true
+		}, checker.Options{}, func(r *checker.Report) int { return r.Trimmed }, 1},
 		{"nobody knows the answer", calm, func(w *world) {
 			w.h.Sent = append(w.h.Sent, checker.Sent{At: w.now, Tenant: "acme", Body: []byte("x")})
 		}, checker.Options{}, func(r *checker.Report) int { return r.Unanswered }, 1},
@@ -210,6 +255,40 @@ func TestFrozenWorkerSendsOneRequestOfALane(t *testing.T) {
 	r := checker.Check(w.close(), checker.Options{})
 	if r.Counts[checker.Order] != 1 || len(r.Counts) != 1 {
 		t.Error(report(r))
+	}
+}
+
+// kill ends a worker; another goes on from the last commits.
+func (w *world) kill() {
+	w.h.Faults = append(w.h.Faults, checker.Fault{At: w.now, Fault: "F1"})
+	w.pass(second)
+}
+
+// trimmedCopy delivers an event, and again when retention took it and a copy came.
+func trimmedCopy(w *world) {
+	e := w.event("acme", "u7", "e", 1)
+	w.deliver(e)
+	w.h.Faults = append(w.h.Faults, checker.Fault{At: w.now, Fault: "F38"})
+	w.post("acme", "survey-event", "u7", w.h.Log[len(w.h.Log)-1].Value)
+	w.deliver(e)
+	w.trim = true
+}
+
+// strange posts two events with a tenant header that names no tenant, and has a
+// cursor hold them until their letters are written.
+func strange(name string, first lane.Run) func(*world) {
+	return func(w *world) {
+		a, b := w.post(name, "survey-event", "x", []byte("[1]")), w.post(name, "survey-event", "x", []byte("[2]"))
+		cur := lane.Cursor{Tag: lane.TagOf(name), From: lane.Offset(a.offset)}
+		if first.Events > 0 {
+			cur.Runs = []lane.Run{first}
+		}
+		w.commit(a.partition, w.ends[a.partition], cur)
+		w.letter(a, "unknown_tenant", 0)
+		cur.From, cur.Runs = lane.Offset(b.offset), nil
+		w.commit(a.partition, w.ends[a.partition], cur)
+		w.letter(b, "unknown_tenant", 0)
+		w.commitAll()
 	}
 }
 

@@ -163,7 +163,10 @@ type checking struct {
 
 	tenants  []tenantState
 	tenantOf map[string]int32
-	tagged   map[tag]int32
+	// Events whose tenant header is missing, or names no tenant of the tenants file,
+	// have a lane as well: strangers gives the headers' texts numbers below -1.
+	strangers map[string]int32
+	tagged    map[tag]int32 // tenants and strangers
 
 	parts  map[int]*partition
 	lanes  []lane
@@ -210,12 +213,14 @@ type partition struct {
 
 type laneID struct {
 	partition int
-	tenant    int32
+	tenant    int32 // or stranger
 }
 
 // lane is a partition's part of a tenant.
 type lane struct {
 	laneID
+	name   string // what the tenant header says
+	tag    tag
 	events []int32
 	// skip leads from an event that has ended to one behind it; see unfinished.
 	skip []int32
@@ -242,7 +247,7 @@ type event struct {
 	accepted  Time
 	delivered Time // when its last call was accepted
 	partition int32
-	tenant    int32 // -1 if unknown
+	tenant    int32 // -1 if unknown: then its lane has the name
 	lane      int32
 	inLane    int32
 	key       int32 // -1 if none
@@ -327,9 +332,7 @@ func (c *checking) breach(r Rule, at Time, format string, args ...any) {
 func (c *checking) breachOf(r Rule, e int32, at Time, format string, args ...any) {
 	ev := &c.events[e]
 	v := Violation{Rule: r, Partition: int(ev.partition), Offset: ev.offset, At: at}
-	if ev.tenant >= 0 {
-		v.Tenant = c.tenants[ev.tenant].ID
-	}
+	v.Tenant = c.lanes[ev.lane].name
 	c.note(v, format, args...)
 }
 

@@ -83,7 +83,7 @@ func (c *checking) ended(id int32, by Time) bool {
 	case e.fate == makesCalls && e.left == 0 && e.delivered <= by:
 		return true
 	default:
-		return e.offset < c.parts[int(e.partition)].start && c.any(Trimmed)
+		return c.trimmedBy(e, by)
 	}
 }
 
@@ -144,10 +144,6 @@ func (w *walk) pass(k *Commit, by Time) {
 			continue
 		}
 		e := &w.events[id]
-		if e.lane < 0 { // of no tenant: no cursor can hold it
-			w.breachOf(Commits, id, k.At, "the commit of %d passes it, and its dead letter is not there", k.Offset)
-			continue
-		}
 		if _, ok := w.open[e.lane]; !ok {
 			w.open[e.lane] = open{reported: -1}
 		}
@@ -165,7 +161,7 @@ func (w *walk) covers(k *Commit, meta *metadata, by Time) {
 		}
 		id := l.events[first]
 		offset := w.events[id].offset
-		cur, ok := meta.cursors[w.tenants[l.tenant].tag]
+		cur, ok := meta.cursors[l.tag]
 		switch {
 		case ok && cur.from <= offset:
 		case o.reported == first:
@@ -189,7 +185,7 @@ func (w *walk) claims(k *Commit, meta *metadata, by Time) {
 	for tag, cur := range meta.cursors {
 		t, ok := w.tagged[tag]
 		if !ok {
-			continue // a tenant that is no longer there
+			continue // of nobody who has events
 		}
 		at, ok := w.laneOf[laneID{w.partition, t}]
 		if !ok {
@@ -201,8 +197,8 @@ func (w *walk) claims(k *Commit, meta *metadata, by Time) {
 		for _, r := range cur.runs {
 			end := i + r.events
 			if end > int64(len(l.events)) {
-				w.note(Violation{Rule: Cursors, Tenant: w.tenants[t].ID, Partition: w.partition, Offset: -1, At: k.At},
-					"a cursor of tenant %s counts %d events that are not there", w.tenants[t].ID, end-int64(len(l.events)))
+				w.note(Violation{Rule: Cursors, Tenant: l.name, Partition: w.partition, Offset: -1, At: k.At},
+					"a cursor of tenant %s counts %d events that are not there", l.name, end-int64(len(l.events)))
 				break
 			}
 			w.claim(k, l, int32(i), int32(end), r.state, by)

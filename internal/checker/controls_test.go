@@ -241,6 +241,23 @@ func controls() []control {
 			w.deliver(a)
 		}, checker.Options{}, checker.Order},
 
+		{"given up, committed, and sent after a kill", calm, func(w *world) {
+			a, b := w.event("acme", "u7", "a", 1), w.event("acme", "u7", "b", 2)
+			w.request(a.tenant, answer{status: 400}, a.calls[0])
+			w.letter(a, "rejected", 400)
+			w.deliver(b)
+			w.commitAll()
+			w.kill()
+			w.deliver(a)
+		}, checker.Options{}, checker.Order},
+		{"overtaken before retention took it", calm, func(w *world) {
+			a, b := w.event("acme", "u7", "a", 1), w.event("acme", "u7", "b", 2)
+			w.request(a.tenant, taken, a.calls[0])
+			w.deliver(b)
+			w.h.Faults = append(w.h.Faults, checker.Fault{At: w.now, Fault: "F38"})
+			w.trim = true
+		}, checker.Options{}, checker.Order},
+
 		// Convergence
 		{"what begins anew stops in the middle", rough, func(w *world) {
 			a, b := w.event("acme", "u7", "a", 1), w.event("acme", "u7", "b", 2)
@@ -275,6 +292,13 @@ func controls() []control {
 			w.commit(e.partition, e.offset+1)
 			w.letter(e, "unknown_tenant", 0)
 		}, checker.Options{}, checker.Commits},
+		{"before retention took it", calm, func(w *world) {
+			e := w.event("acme", "u7", "e", 1)
+			w.commit(e.partition, e.offset+1)
+			w.h.Faults = append(w.h.Faults, checker.Fault{At: w.now, Fault: "F38"})
+			w.trim = true
+		}, checker.Options{}, checker.Commits},
+		{"a cursor says too soon that an unknown tenant's letter is there", calm, strange("none", lane.Run{Events: 1, State: lane.Done}), checker.Options{}, checker.Commits},
 		{"with a cursor that stands behind it", calm, func(w *world) {
 			e := w.event("acme", "u7", "e", 1)
 			w.commit(e.partition, e.offset+1, lane.Cursor{Tag: lane.TagOf("acme"), From: lane.Offset(e.offset + 1)})
@@ -356,6 +380,28 @@ func controls() []control {
 			w.deliver(e)
 			w.letter(e, "rejected", 400)
 		}, checker.Options{}, checker.DeadLetters},
+		{"after its calls were accepted and committed, and a kill", calm, func(w *world) {
+			e := w.event("acme", "u7", "e", 1)
+			w.deliver(e)
+			w.commitAll()
+			w.kill()
+			w.request(e.tenant, answer{status: 400}, e.calls[0])
+			w.letter(e, "rejected", 400)
+		}, checker.Options{}, checker.DeadLetters},
+		{"after its calls were accepted, for a refusal before", calm, func(w *world) {
+			e := w.event("acme", "u7", "e", 1)
+			w.request(e.tenant, answer{status: 400}, e.calls[0])
+			w.deliver(e)
+			w.kill()
+			w.letter(e, "rejected", 400)
+		}, checker.Options{}, checker.DeadLetters},
+		{"of an unknown tenant under another name", calm, func(w *world) {
+			e := w.post("none", "survey-event", "x", []byte("[1]"))
+			e.tenant = &checker.Tenant{ID: "other"}
+			w.letter(e, "unknown_tenant", 0)
+			e.tenant = &checker.Tenant{ID: "none"}
+			w.letter(e, "unknown_tenant", 0)
+		}, checker.Options{}, checker.DeadLetters},
 		{"of another event's bytes", calm, func(w *world) {
 			w.letter(w.post("acme", "survey-event", "x", []byte(`[1]`)), "undecodable", 0)
 			e := w.post("acme", "survey-event", "x", []byte(`[2]`))
@@ -381,6 +427,11 @@ func controls() []control {
 			w.deliver(e)
 			w.post("acme", "survey-event", "u7", w.h.Log[len(w.h.Log)-1].Value)
 			w.deliver(e)
+		}, checker.Options{}, checker.Duplicates},
+		{"a copy of what retention took is delivered twice", calm, func(w *world) {
+			trimmedCopy(w)
+			last := w.h.Received[len(w.h.Received)-1]
+			w.request(w.tenant("acme"), taken, last.Calls...)
 		}, checker.Options{}, checker.Duplicates},
 		{"again after another tenant's trouble", calm, func(w *world) {
 			w.h.Faults = append(w.h.Faults, checker.Fault{At: w.now, Until: w.now + second, Fault: "F26", Tenants: []string{"bolt"}})
@@ -444,6 +495,13 @@ func controls() []control {
 
 		// Cursors
 		{"dropped", outage, func(w *world) { w.h.Commits[w.withCursors(1)].Metadata = "" }, checker.Options{}, checker.Cursors},
+		{"dropped, of an unknown tenant", calm, func(w *world) {
+			e := w.post("none", "survey-event", "x", []byte("[1]"))
+			w.commit(e.partition, w.ends[e.partition], lane.Cursor{Tag: lane.TagOf("none"), From: lane.Offset(e.offset)})
+			w.commit(e.partition, w.ends[e.partition])
+			w.letter(e, "unknown_tenant", 0)
+		}, checker.Options{}, checker.Cursors},
+		{"over events of an unknown tenant that are not there", calm, strange("none", lane.Run{Events: 90, State: lane.AfterFirst}), checker.Options{}, checker.Cursors},
 		{"moved on too far", outage, func(w *world) {
 			i := w.withCursors(1)
 			m := must(lane.Decode(w.h.Commits[i].Metadata))

@@ -18,6 +18,9 @@ const (
 	unknownTenant     = "unknown_tenant"
 )
 
+// outlived is the reason of an event that the log was about to drop.
+const outlived = "outlived"
+
 // derived is what the rules make of an event: calls, or the reason of its dead
 // letter, or why it is ignored.
 type derived struct {

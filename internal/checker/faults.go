@@ -49,10 +49,14 @@ func (c *checking) during(from, to Time, tenant string, effects ...Effect) bool 
 	}, effects...) >= 0
 }
 
-// after reports whether a fault with one of the effects may have consequences at
-// a time.
-func (c *checking) after(at Time, effects ...Effect) bool {
-	return c.during(at-int64(c.o.Settle), at, "", effects...)
+// trimmed reports whether retention took an event, as a fault said.
+func (c *checking) trimmed(e *event) bool {
+	return e.offset < c.parts[int(e.partition)].start && c.any(Trimmed)
+}
+
+// trimmedBy reports whether retention may have taken an event by a time.
+func (c *checking) trimmedBy(e *event, by Time) bool {
+	return e.offset < c.parts[int(e.partition)].start && c.during(0, by, "", Trimmed)
 }
 
 // fault finds a fault with one of the effects.

@@ -70,7 +70,7 @@ func (c *checking) complete() {
 			c.report.Ended.Dead++
 		case e.fate == makesCalls && c.appliedAll(e):
 			c.report.Ended.Delivered++
-		case e.offset < c.parts[int(e.partition)].start && c.any(Trimmed):
+		case c.trimmed(e):
 			c.report.Trimmed++
 		case c.waits(e):
 			c.report.Ended.Waiting++
@@ -108,7 +108,8 @@ func (c *checking) missing(e *event) string {
 // waits reports whether an event waits for a tenant that still fails, and will be
 // found again: by the tenant's cursor, or because nothing has passed it.
 func (c *checking) waits(e *event) bool {
-	if e.tenant < 0 || !slices.Contains(c.h.Final.Failing, c.tenants[e.tenant].ID) {
+	l := &c.lanes[e.lane]
+	if !slices.Contains(c.h.Final.Failing, l.name) {
 		return false
 	}
 	held, ok := c.held[int(e.partition)]
@@ -116,11 +117,11 @@ func (c *checking) waits(e *event) bool {
 		return true // nothing was committed: all will be read again
 	}
 	passed := e.offset < held.committed
-	cur, ok := held.meta.cursors[c.tenants[e.tenant].tag]
+	cur, ok := held.meta.cursors[l.tag]
 	if !ok || cur.from > e.offset {
 		return !passed
 	}
-	first, _ := c.search(c.lanes[e.lane].events, cur.from)
+	first, _ := c.search(l.events, cur.from)
 	return cur.state(int64(int(e.inLane)-first), e.offset) != done
 }
 

@@ -18,6 +18,7 @@ func code(of []string, s string) uint8 { return uint8(max(0, slices.Index(of, s)
 // false if the history cannot be checked.
 func (c *checking) index() bool {
 	c.tenantOf = make(map[string]int32)
+	c.strangers = make(map[string]int32)
 	c.tagged = make(map[tag]int32)
 	for i := range c.h.Tenants {
 		t := &c.h.Tenants[i]
@@ -73,7 +74,7 @@ func (c *checking) index() bool {
 // origin tells events apart: two records with one are copies.
 type origin struct {
 	body   [16]byte
-	tenant int32
+	tenant int32 // or stranger
 	source uint8
 }
 
@@ -106,13 +107,16 @@ func (x *indexing) record(r *Record) {
 	sum := sha256.Sum256(r.Value)
 	copy(e.body[:], sum[:])
 	p.events = append(p.events, id)
-	t, known := x.tenantOf[r.Headers["tenant"]]
+	name := r.Headers["tenant"]
+	t, known := x.tenantOf[name]
 	if known {
 		e.tenant = t
-		e.lane, e.inLane = x.join(laneID{r.Partition, t}, id)
+	} else {
+		t = x.stranger(name)
 	}
+	e.lane, e.inLane = x.join(laneID{r.Partition, t}, name, id)
 	switch {
-	case x.copied(&e, id):
+	case x.copied(&e, t, id):
 	case known:
 		x.fates(&e, id, r, received)
 	default:
@@ -129,13 +133,26 @@ func receivedAt(r *Record) time.Time {
 	return time.Unix(0, r.Time).UTC()
 }
 
+// stranger numbers the text of a tenant header that names no tenant.
+func (x *indexing) stranger(name string) int32 {
+	t, ok := x.strangers[name]
+	if !ok {
+		t = int32(-2 - len(x.strangers))
+		x.strangers[name] = t
+		if _, taken := x.tagged[tagOf(name)]; !taken {
+			x.tagged[tagOf(name)] = t
+		}
+	}
+	return t
+}
+
 // join puts an event at the end of its lane.
-func (x *indexing) join(lid laneID, e int32) (at, inLane int32) {
+func (x *indexing) join(lid laneID, name string, e int32) (at, inLane int32) {
 	at, ok := x.laneOf[lid]
 	if !ok {
 		at = int32(len(x.lanes))
 		x.laneOf[lid] = at
-		x.lanes = append(x.lanes, lane{laneID: lid})
+		x.lanes = append(x.lanes, lane{laneID: lid, name: name, tag: tagOf(name)})
 	}
 	l := &x.lanes[at]
 	l.events = append(l.events, e)
@@ -167,9 +184,10 @@ func (x *indexing) fates(e *event, id int32, r *Record, received time.Time) {
 }
 
 // copied makes an event that stood in the log before a copy of that. One that
-// comes long after may be delivered again.
-func (x *indexing) copied(e *event, id int32) bool {
-	o := origin{e.body, e.tenant, e.source}
+// comes long after may be delivered again, and so may one whose original retention
+// took: who reads it then cannot know that it is a copy.
+func (x *indexing) copied(e *event, tenant, id int32) bool {
+	o := origin{e.body, tenant, e.source}
 	earlier, again := x.copies[o]
 	x.copies[o] = id
 	if !again {
@@ -178,7 +196,7 @@ func (x *indexing) copied(e *event, id int32) bool {
 	before := &x.events[earlier]
 	e.fate, e.reason = isCopy, before.reason
 	e.first, e.calls = before.first, before.calls
-	near := before.partition == e.partition && e.offset-before.offset <= x.o.CopyWindow
+	near := before.partition == e.partition && e.offset-before.offset <= x.o.CopyWindow && !x.trimmed(before)
 	for i := range int32(e.calls) {
 		if !near {
 			x.again[e.first+i]++

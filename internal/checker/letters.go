@@ -29,6 +29,7 @@ type evidence struct {
 	failures  int  // requests with this event alone that failed as a receiver's trouble does
 	failedAt  Time // the first of them
 	others    bool // and another request of the tenant was taken since
+	again     bool // some of these came when all its calls had been accepted
 }
 
 // letters reads the dead letters and finds the events that they are about.
@@ -52,7 +53,7 @@ func (c *checking) letters() {
 		}
 		e := &c.events[id]
 		sum := sha256.Sum256(l.Raw)
-		if !bytes.Equal(e.body[:], sum[:len(e.body)]) || e.tenant >= 0 && c.tenants[e.tenant].ID != l.Tenant {
+		if !bytes.Equal(e.body[:], sum[:len(e.body)]) || c.lanes[e.lane].name != l.Tenant {
 			c.breachOf(DeadLetters, id, r.Time, "its dead letter has other bytes or another tenant")
 			continue
 		}
@@ -107,8 +108,10 @@ func (c *checking) witness(r *Request, tenant, alone int32) {
 	if ev == nil {
 		return
 	}
+	refused := refusal(r.Status) || r.Status/100 == 2 && r.Applied == 0 // a 2xx whose body says that it was not taken
+	ev.again = ev.again || c.events[alone].left == 0 && (refused || trouble(r.Status))
 	switch {
-	case refusal(r.Status), r.Status/100 == 2 && r.Applied == 0: // a 2xx whose body says that it was not taken
+	case refused:
 		if ev.refused == 0 {
 			ev.refused, ev.refusedAt = r.Status, r.Begun
 		} else if r.Status == 413 {
@@ -142,7 +145,12 @@ func (c *checking) unjustified(l *letter, e *event, ev *evidence) string {
 		return ""
 	}
 	if e.calls > 0 && e.left == 0 && e.delivered < e.letterAt {
-		return "but all its calls had been accepted"
+		if !c.resumed(l.event, e.delivered, e.letterAt) {
+			return "but all its calls had been accepted"
+		}
+		if !ev.again && l.Reason != outlived {
+			return "but all its calls had been accepted, and they were not refused since"
+		}
 	}
 	switch l.Reason {
 	case "rejected":
@@ -166,8 +174,8 @@ func (c *checking) unjustified(l *letter, e *event, ev *evidence) string {
 			return "but nothing else of its tenant was taken since it failed: that is the tenant's trouble"
 		}
 		return ""
-	case "outlived":
-		if p := c.parts[int(e.partition)]; e.offset < p.start || c.any(Trimmed) {
+	case outlived:
+		if c.any(Trimmed) || e.offset < c.parts[int(e.partition)].start {
 			return ""
 		}
 		return "but it is still in the log, and nothing was said to be trimmed"

@@ -28,6 +28,10 @@ func (c *checking) apply(r *Request, at int32, early bool) {
 		}
 	case again:
 		stray = c.repeated(r, at, k)
+	case e.letter && !early && c.resumed(cl.event, e.letterAt, r.Begun):
+		// It was given up, and the commit that says so is not there: the sequence
+		// begins anew with it.
+		k.next = cl.seq + 1
 	default:
 		// The overtaking has been reported, but for what was given up.
 		if e.letter && !early && !c.isLate(r, e.lane) && !c.any(Rewind) {
@@ -68,7 +72,7 @@ func (c *checking) overtakes(r *Request, at int32, k *key, early bool) bool {
 	for seq := k.next; seq < cl.seq; seq++ {
 		skipped := &c.calls[c.keyCalls[k.start+seq]]
 		other := &c.events[skipped.event]
-		if other.letter && other.letterAt <= max(r.Begun, r.Answered)+int64(c.o.ClockSlack) {
+		if by := max(r.Begun, r.Answered); other.letter && other.letterAt <= by+int64(c.o.ClockSlack) || c.trimmedBy(other, by) {
 			continue
 		}
 		switch {
@@ -110,7 +114,7 @@ func (c *checking) repeated(r *Request, at int32, k *key) (stray bool) {
 		return true
 	case c.inDoubt(at, k):
 		n.Unknown++
-	case c.after(r.Begun, Unclean) && c.uncommitted(at, r.Begun, false):
+	case c.during(cl.begun-int64(c.o.Settle), r.Begun, "", Unclean) && c.uncommitted(at, r.Begun, false):
 		n.Takeover++
 	case c.any(Unclean, Restart) && c.uncommitted(at, r.Begun, true):
 		n.Forgotten++
@@ -127,6 +131,21 @@ func (c *checking) repeated(r *Request, at int32, k *key) (stray bool) {
 	}
 	k.next = cl.seq + 1
 	return false
+}
+
+// resumed reports whether a worker that took over between two times, the second at
+// most the time now, had to go on with an event from the last commit, although it
+// had ended.
+func (c *checking) resumed(id int32, ended, when Time) bool {
+	e := &c.events[id]
+	unclean := c.during(ended-int64(c.o.Settle), when, "", Unclean)
+	forgotten := c.during(0, when, "", Unclean, Restart)
+	for at := e.first; at < e.first+int32(e.calls); at++ {
+		if unclean && c.uncommitted(at, when, false) || forgotten && c.uncommitted(at, when, true) {
+			return true
+		}
+	}
+	return c.during(0, when, c.lanes[e.lane].name, Rewind)
 }
 
 // inDoubt reports whether the sender may not know what became of the very

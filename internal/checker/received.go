@@ -171,7 +171,8 @@ func (c *checking) early(r *Request, i int, at int32) bool {
 	if together := batch || prior.event == cl.event && prior.kind == cl.kind; before(p, together) {
 		return false
 	}
-	if other := &c.events[prior.event]; other.letter && other.letterAt <= r.Begun+int64(c.o.ClockSlack) {
+	other := &c.events[prior.event]
+	if other.letter && other.letterAt <= r.Begun+int64(c.o.ClockSlack) || c.trimmedBy(other, r.Begun) {
 		return false
 	}
 	c.breachOf(Order, cl.event, r.Begun, "its %s was sent before the %s of the event at %d, which comes before it, was accepted",

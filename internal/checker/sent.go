@@ -43,18 +43,13 @@ func (c *checking) promised(s *Sent) {
 	switch {
 	case !bytes.Equal(e.body[:], sum[:len(e.body)]):
 		c.note(v, "event %q of tenant %s was answered 202, and other bytes stand at %d/%d", s.EventID, s.Tenant, s.Partition, s.Offset)
-	case e.tenant >= 0 && c.tenants[e.tenant].ID != s.Tenant, e.tenant < 0 && c.knows(s.Tenant):
+	case c.lanes[e.lane].name != s.Tenant:
 		c.note(v, "event %q of tenant %s was answered 202, and the record at %d/%d has another tenant", s.EventID, s.Tenant, s.Partition, s.Offset)
 	case e.source != code(sources, s.Source):
 		c.note(v, "event %q of tenant %s was answered 202, and the record at %d/%d has another source than %s", s.EventID, s.Tenant, s.Partition, s.Offset, s.Source)
 	default:
 		e.accepted = s.Done
 	}
-}
-
-func (c *checking) knows(tenant string) bool {
-	_, ok := c.tenantOf[tenant]
-	return ok
 }
 
 // at finds the event at a position.
