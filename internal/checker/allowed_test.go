@@ -215,6 +215,9 @@ func TestWhatThePromiseAllowsForIsNoBreach(t *testing.T) {
 			w.deliver(e)
 		}, checker.Options{}, func(r *checker.Report) int { return r.Repeats.Takeover + r.Repeats.Continued }, 2},
 		{"a copy of what retention took", calm, trimmedCopy, checker.Options{}, func(r *checker.Report) int { return r.Repeats.Copies }, 2},
+		{"done behind a cursor whose event retention took", calm, func(w *world) {
+			tear(w, true)
+		}, checker.Options{}, func(r *checker.Report) int { return r.Repeats.Forgotten + r.Repeats.Continued }, 2},
 		{"an event that retention took between its calls", calm, func(w *world) {
 			a, b := w.event("acme", "u7", "a", 1), w.event("acme", "u7", "b", 2)
 			w.request(a.tenant, taken, a.calls[0])
@@ -272,6 +275,22 @@ func trimmedCopy(w *world) {
 	w.post("acme", "survey-event", "u7", w.h.Log[len(w.h.Log)-1].Value)
 	w.deliver(e)
 	w.trim = true
+}
+
+// tear has an event wait behind a cursor, and another one delivered that is sent
+// again: when retention took the first, or although it did not.
+func tear(w *world, trimmed bool) {
+	a, b := w.event("dove", "u1", "a", 1), w.event("dove", "u2", "b", 1)
+	w.deliver(b)
+	w.commit(a.partition, w.ends[a.partition], lane.Cursor{
+		Tag: lane.TagOf("dove"), From: lane.Offset(a.offset), Runs: []lane.Run{{Events: 1}, {Events: 1, State: lane.Done}},
+	})
+	w.h.Faults = append(w.h.Faults, checker.Fault{At: w.now, Fault: "F38"})
+	if w.trim = trimmed; !trimmed {
+		w.deliver(a)
+	}
+	w.pass(second)
+	w.deliver(b)
 }
 
 // strange posts two events with a tenant header that names no tenant, and has a

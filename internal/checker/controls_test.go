@@ -428,6 +428,7 @@ func controls() []control {
 			w.post("acme", "survey-event", "u7", w.h.Log[len(w.h.Log)-1].Value)
 			w.deliver(e)
 		}, checker.Options{}, checker.Duplicates},
+		{"done behind a cursor, and nothing was lost", calm, func(w *world) { tear(w, false) }, checker.Options{}, checker.Duplicates},
 		{"a copy of what retention took is delivered twice", calm, func(w *world) {
 			trimmedCopy(w)
 			last := w.h.Received[len(w.h.Received)-1]

@@ -118,6 +118,8 @@ func (c *checking) repeated(r *Request, at int32, k *key) (stray bool) {
 		n.Takeover++
 	case c.any(Unclean, Restart) && c.uncommitted(at, r.Begun, true):
 		n.Forgotten++
+	case c.during(cl.begun-int64(c.o.Settle), r.Begun, "", Trimmed) && c.torn(at, r.Begun):
+		n.Forgotten++
 	case c.during(0, r.Begun, c.tenants[e.tenant].ID, Rewind):
 		n.Replayed++
 	default:
@@ -194,24 +196,15 @@ type committed struct {
 func (c *checking) uncommitted(at int32, when Time, forgotten bool) bool {
 	cl := &c.calls[at]
 	e := &c.events[cl.event]
-	p := c.commitOf[int(e.partition)]
-	if p == nil {
+	k, meta := c.lastCommit(int(e.partition), when)
+	if k == nil {
 		return !forgotten
 	}
-	n := p.before(when - int64(c.o.ClockSlack))
-	if n == 0 {
-		return !forgotten
-	}
-	k := p.commits[n-1]
-	if p.decoded != n {
-		p.decoded = n
-		p.meta, _ = decodeMetadata(k.Metadata) // what cannot be read is reported elsewhere
-	}
-	if forgotten && !p.meta.leftOut {
+	if forgotten && !meta.leftOut {
 		return false
 	}
 	passed := e.offset < k.Offset
-	cur, ok := p.meta.cursors[c.tenants[e.tenant].tag]
+	cur, ok := meta.cursors[c.tenants[e.tenant].tag]
 	if !ok || e.offset < cur.from {
 		return !passed && !forgotten
 	}
@@ -226,6 +219,41 @@ func (c *checking) uncommitted(at int32, when Time, forgotten bool) bool {
 	default:
 		return true
 	}
+}
+
+// torn reports whether an event may have to be sent again because retention took
+// others of its lane from behind the cursor that held them: then nothing can be
+// counted from there, and what was done behind is not known any more.
+func (c *checking) torn(at int32, when Time) bool {
+	e := &c.events[c.calls[at].event]
+	l := &c.lanes[e.lane]
+	_, meta := c.lastCommit(int(e.partition), when)
+	cur, ok := meta.cursors[l.tag]
+	if !ok || e.offset < cur.from {
+		return false
+	}
+	// The commit says so already, or will.
+	first, _ := c.search(l.events, cur.from)
+	return c.uncommitted(at, when, false) && c.trimmedBy(&c.events[l.events[0]], when) || c.trimmedBy(&c.events[l.events[first]], when)
+}
+
+// lastCommit is the last one of a partition before a time, nil if there is none,
+// and its metadata.
+func (c *checking) lastCommit(partition int, when Time) (*Commit, metadata) {
+	p := c.commitOf[partition]
+	if p == nil {
+		return nil, metadata{}
+	}
+	n := p.before(when - int64(c.o.ClockSlack))
+	if n == 0 {
+		return nil, metadata{}
+	}
+	k := p.commits[n-1]
+	if p.decoded != n {
+		p.decoded = n
+		p.meta, _ = decodeMetadata(k.Metadata) // what cannot be read is reported elsewhere
+	}
+	return k, p.meta
 }
 
 // before is how many commits were made until a time.

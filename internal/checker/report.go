@@ -47,7 +47,7 @@ type Repeats struct {
 	Unknown   int     `json:"unknown"`   // the request before had an outcome that its sender did not know
 	Takeover  int     `json:"takeover"`  // from the committed position, after an unclean end
 	Continued int     `json:"continued"` // behind one of these, in order
-	Forgotten int     `json:"forgotten"` // a commit had no room for all that was done
+	Forgotten int     `json:"forgotten"` // a commit had no room for all that was done, or retention tore it
 	Late      int     `json:"late"`      // a request that was given up, or a frozen worker's, came in late
 	Copies    int     `json:"copies"`    // the log has the event again, far behind
 	Replayed  int     `json:"replayed"`  // by an operator
