@@ -16,7 +16,7 @@ const (
 	Redirected   Kind = "redirected"    // 302 to all
 	RefusesSome  Kind = "refuses-some"  // 400 to requests with certain events
 	RefusesAll   Kind = "refuses-all"   // 400 to all
-	Poison       Kind = "poison"        // 500 to requests with one event, for ever
+	Poison       Kind = "poison"        // 500 to requests with one call, longer than others
 	Slow         Kind = "slow"          // taken, and answered after seconds
 	Flapping     Kind = "flapping"      // 500 and 200 by turns
 	DeadHost     Kind = "dead-host"     // no connection, for all tenants of the host

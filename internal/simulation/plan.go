@@ -13,18 +13,6 @@ import (
 	"refinersource/internal/tenant"
 )
 
-// DefaultKinds returns the kinds that faults are drawn from.
-func DefaultKinds() []Kind {
-	return slices.DeleteFunc(Kinds(), func(k Kind) bool { return slices.Contains(notYet, k) })
-}
-
-// notYet are kinds that are not drawn by themselves; give them in Options.Kinds to
-// see them.
-var notYet = []Kind{
-	TrimmedAhead, // the checker wants the group of an event that was trimmed between its calls
-	Poison,       // an event that fails alone is not given up when its tenant has no others that pass
-}
-
 // plan is all that a seed decides before a run.
 type plan struct {
 	seed       uint64
@@ -247,7 +235,7 @@ func (p *plan) addFaults(o Options) {
 	}
 	kinds := o.Kinds
 	if kinds == nil {
-		kinds = DefaultKinds()
+		kinds = Kinds()
 	}
 	for range n {
 		p.faults = append(p.faults, p.newFault(r, kinds[r.IntN(len(kinds))]))
@@ -270,6 +258,9 @@ func (p *plan) newFault(r *rand.Rand, k Kind) fault {
 	switch k {
 	case Freezes, Isolated:
 		f.length = length(r, 35*time.Second, 2*time.Minute)
+	case Poison:
+		// Some end before the event's budget is spent, most do not.
+		f.length = length(r, time.Minute, 6*time.Minute)
 	case Trimmed, TrimmedAhead, Copies, Garbage, Rotated, CoordinatorMoves, LeadersMove, IngressCut:
 		f.length = 0
 	default:

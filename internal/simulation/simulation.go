@@ -68,7 +68,7 @@ type Options struct {
 	// Faults is how many there are; less than 0 is none. Liveness has none but
 	// its broken tenants.
 	Faults int
-	// Kinds are those that faults are drawn from; nil is DefaultKinds.
+	// Kinds are those that faults are drawn from; nil is all.
 	Kinds []Kind
 	// Only leaves these of the schedule's faults, by their numbers, and no others;
 	// nil leaves all.

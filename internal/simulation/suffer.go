@@ -31,11 +31,7 @@ func (w *world) suffer(ctx context.Context, f fault) {
 	w.happened++
 	w.mu.Unlock()
 	entry := w.record.fault(f, now())
-	switch {
-	case f.length == forEver:
-		w.record.faultOver(entry, 0)
-		return
-	case f.kind == Poison: // it is never mended
+	if f.length == forEver {
 		w.record.faultOver(entry, 0)
 		return
 	}
