@@ -125,7 +125,7 @@ type Partition[T any] struct {
 	behindBytes int
 	open        int // requests in flight
 
-	next     Offset // one past the last event that was added or skipped
+	next     Offset // one past the last event that was added or skipped, or does not exist
 	begun    Offset // one past the last event handed out
 	draining bool
 }
@@ -220,6 +220,10 @@ func (p *Partition[T]) Add(e Event[T]) *Item[T] {
 	p.enqueue(p.lane(e.Lane), it)
 	return it
 }
+
+// Reach takes in that the log has no more events before an offset: what follows
+// the last one that was added is none of ours, or is gone from the log.
+func (p *Partition[T]) Reach(next Offset) { p.next = max(p.next, next) }
 
 // enqueue puts an item behind the others of its lane.
 func (p *Partition[T]) enqueue(q *queue[T], it *Item[T]) {

@@ -70,6 +70,10 @@ func (m *machine) appendOne(t *rapid.T) {
 		e.Steps = append(e.Steps, lane.Cost{Calls: rapid.IntRange(1, 6).Draw(t, "calls"), Bytes: rapid.IntRange(1, 150).Draw(t, "size")})
 	}
 	e.Payload = len(m.log)
+	if rapid.IntRange(0, 9).Draw(t, "none") == 0 {
+		// An offset without an event: a transaction's marker, or one that is gone.
+		e.Event = lane.Event[int]{Offset: e.Offset}
+	}
 	m.log = append(m.log, e)
 }
 
@@ -85,6 +89,11 @@ func (m *machine) read(t *rapid.T) {
 
 func (m *machine) readOne(t *rapid.T) {
 	e := m.log[m.p.Position()]
+	if e.Lane == "" {
+		m.p.Reach(e.Offset + 1)
+		e.finished, e.over = true, true
+		return
+	}
 	skips := m.p.Skips(e.Lane)
 	it := m.p.Add(e.Event)
 	if skips != (it == nil) {

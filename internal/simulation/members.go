@@ -66,6 +66,10 @@ func (w *world) newMember(number int) (*member, error) {
 		Delivery: delivery.Options{Sender: s, Rand: jitter.Float64},
 		Letters:  deadletter.NewWriter(m.letters, w.topics.Dead()),
 		Limits:   w.plan.limits,
+		// Shorter than a session: kfake lets the session of a member end that waits for
+		// what a frozen leader is to assign, counts one too few that wait ever after, and
+		// begins the timeout anew with each that joins. In Kafka such a member lives on.
+		GroupOptions: queue.GroupOptions{RebalanceTimeout: queue.DefaultSessionTimeout * 4 / 5},
 	}
 	if w.o.Worker != nil {
 		w.o.Worker(&o)

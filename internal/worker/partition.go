@@ -93,11 +93,11 @@ func (p *partition) run(fetching, attempts context.Context) {
 		}
 		return
 	}
-	fetched, returned := make(chan []*event), make(chan done)
+	live, returned := make(chan fetched), make(chan done)
 	var running sync.WaitGroup
 	defer running.Wait()
 	p.scan.commands, p.scan.answers = make(chan scanCommand, 1), make(chan scanned)
-	running.Go(func() { p.fetch(fetching, fetched) })
+	running.Go(func() { p.fetch(fetching, live) })
 	running.Go(func() { p.rescan(fetching) })
 
 	draining := fetching.Done()
@@ -114,7 +114,7 @@ func (p *partition) run(fetching, attempts context.Context) {
 			p.finish()
 			return
 		}
-		more := fetched
+		more := live
 		if p.draining || p.lanes.Full() {
 			more = nil
 		}
@@ -124,10 +124,11 @@ func (p *partition) run(fetching, attempts context.Context) {
 			timer.Reset(max(0, time.Until(wake)))
 		}
 		select {
-		case events := <-more:
-			for _, e := range events {
+		case f := <-more:
+			for _, e := range f.events {
 				p.add(e)
 			}
+			p.lanes.Reach(f.next)
 		case d := <-returned:
 			p.returned(d)
 		case s := <-p.scan.answers:
@@ -303,9 +304,15 @@ func earlier(a, b time.Time) time.Time {
 	return a
 }
 
+// fetched is what was read of the log up to an offset.
+type fetched struct {
+	events []*event
+	next   lane.Offset
+}
+
 // fetch reads the partition from its start and decides what each event makes,
 // until ctx ends.
-func (p *partition) fetch(ctx context.Context, out chan<- []*event) {
+func (p *partition) fetch(ctx context.Context, out chan<- fetched) {
 	known := newDuplicates(duplicateWindow)
 	topic := p.w.o.Topics.Events()
 	if err := known.warm(ctx, p.w.o.Log, topic, p.id, p.start.Offset, p.start.Start); err != nil && ctx.Err() == nil {
@@ -313,15 +320,14 @@ func (p *partition) fetch(ctx context.Context, out chan<- []*event) {
 	}
 	r := p.w.o.Log.Reader(topic, p.id, p.start.Offset, queue.ReaderOptions{})
 	for ctx.Err() == nil {
+		before := r.Offset()
 		b, err := r.Next(ctx)
 		if gap, ok := errors.AsType[*queue.GapError](err); ok {
 			// The log no longer has these events: said with their exact range,
 			// never passed over in silence.
 			p.w.lost(p.log, gap)
 			r.SkipGap()
-			continue
-		}
-		if err != nil {
+		} else if err != nil {
 			if ctx.Err() == nil {
 				p.log.Error("stop reading the partition; see `topics check` and the group's offsets", zap.Error(err))
 				<-ctx.Done()
@@ -329,10 +335,10 @@ func (p *partition) fetch(ctx context.Context, out chan<- []*event) {
 			return
 		}
 		p.status.raiseEnd(int64(b.End))
-		if len(b.Records) == 0 {
+		if r.Offset() == before {
 			continue
 		}
-		events := make([]*event, len(b.Records))
+		f := fetched{events: make([]*event, len(b.Records)), next: lane.Offset(r.Offset())}
 		tenants, skips := p.w.o.Tenants(), *p.skips.Load()
 		for i := range b.Records {
 			e := newEvent(b.Records[i])
@@ -341,10 +347,10 @@ func (p *partition) fetch(ctx context.Context, out chan<- []*event) {
 			if _, skip := skips[e.lane]; !skip {
 				p.w.decide(e, tenants)
 			}
-			events[i] = e
+			f.events[i] = e
 		}
 		select {
-		case out <- events:
+		case out <- f:
 		case <-ctx.Done():
 		}
 	}

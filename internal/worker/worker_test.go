@@ -404,6 +404,30 @@ func TestDeletedEventsAreReported(t *testing.T) {
 	})
 }
 
+// The commit goes up to the end of a log whose last events are gone, so that the
+// lag falls to zero.
+func TestCommitPassesEventsThatAreGoneAtTheEnd(t *testing.T) {
+	t.Parallel()
+	inBubble(t, func(t *testing.T, w *world) {
+		w.publish("acme", "ann")
+		m := w.join()
+		w.until("the first to be committed", func() bool { return w.settled() })
+		m.terminate()
+		var at queue.Position
+		for range 4 {
+			at = w.publish("acme", "ann")
+		}
+		w.deleteRecords(at.Partition, at.Offset+1)
+		logs := &logs{}
+		m = w.join(func(o *worker.Options) { o.Logger = logs.logger() })
+		w.until("the end of the log to be committed", func() bool { return w.committed()[at.Partition] == at.Offset+1 })
+		if d := cmp.Diff([]string{fmt.Sprintf("partition %d from %d to %d", at.Partition, at.Offset-3, at.Offset+1)}, logs.gaps()); d != "" {
+			t.Errorf("gaps in the log lines (-want +got):\n%s", d)
+		}
+		m.terminate()
+	})
+}
+
 // Invariant 6: what an event does not say of its time is when it was accepted, as
 // its envelope tells; no clock is read, so that a redelivery has the same bytes.
 func TestTimeOfAcceptanceComesFromTheEnvelope(t *testing.T) {
