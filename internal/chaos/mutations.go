@@ -123,8 +123,13 @@ func Mutants() []Mutant {
 					Old:  "ErrGenerationEnded = errors.New(\"generation ended\")",
 					New:  "ErrGenerationEnded = ErrUnavailable",
 				},
+				{
+					File: "internal/queue/group.go",
+					Old:  "context.AfterFunc(ended, func() { cancel(ErrGenerationEnded) })",
+					New:  "context.AfterFunc(ended, func() { time.AfterFunc(40*time.Second, func() { cancel(ErrGenerationEnded) }) })",
+				},
 			},
-			Scenario: "frozen", Rules: []checker.Rule{checker.Order, checker.Duplicates, checker.Commits},
+			Scenario: "cut", Rules: []checker.Rule{checker.Order, checker.Duplicates, checker.Commits},
 		},
 		{
 			Name: "drop-a-cursor", Why: "of the tenants that wait a commit has room for one",
