@@ -284,6 +284,9 @@ func (p *Partition[T]) Room(name string) bool {
 	if q == nil || !q.behind || p.behind >= p.limits.WindowEvents || p.behindBytes >= p.limits.WindowBytes {
 		return false
 	}
+	if p.blocked(q, q.unread >= p.next) {
+		return false
+	}
 	if q.suspended {
 		return q.waiting < probeChoice
 	}
@@ -306,11 +309,19 @@ func (p *Partition[T]) Lost(name string, before Offset) {
 }
 
 // Live makes a lane that is behind a live one again: every event of it before
-// Position was added. What is not finished of it stays with its cursor.
+// Position was added. What is not finished of it stays with its cursor. The lane of
+// a key stays behind while events may be left that come before its own.
 func (p *Partition[T]) Live(name string) {
 	q := p.lanes[name]
 	if q == nil || !q.behind {
 		return
+	}
+	if p.blocked(q, true) {
+		q.unread = max(q.unread, p.next)
+		return
+	}
+	if q.of != "" {
+		q.cause = CauseSlow
 	}
 	q.behind, q.known, q.until = false, nil, 0
 	p.settle(q)
@@ -318,13 +329,25 @@ func (p *Partition[T]) Live(name string) {
 
 // Restore makes a lane go on from a cursor of the commit at which the partition
 // starts. It must be called before anything is added. The lane is behind, and
-// suspended unless it was just slow.
-func (p *Partition[T]) Restore(name string, c Cursor) {
+// suspended unless it was just slow. It returns the lane's name: the given one, or
+// that of a key of this lane that is set apart.
+func (p *Partition[T]) Restore(name string, c Cursor) string {
+	var k apart
+	if c.Key != (Tag{}) {
+		k = apart{of: name, key: c.Key, split: c.Split}
+		name = nameApart(name, c.Key)
+	}
 	q := p.lane(name)
+	q.apart = k
 	q.behind, q.unread, q.known, q.until = true, c.From, slices.Clone(c.Runs), c.Until
 	q.since, q.cause = c.Since, c.Cause
 	q.suspended = c.Cause != CauseSlow
-	p.held[name] = q
+	if k.of != "" {
+		p.keep(q)
+	} else {
+		p.held[name] = q
+	}
+	return name
 }
 
 // Behind yields the lanes that are behind, in no order, and the offset of the
@@ -408,12 +431,32 @@ func (p *Partition[T]) Cursors() []Cursor {
 	to := p.CommitPoint()
 	cursors := make([]Cursor, 0, len(p.held))
 	for _, q := range p.held {
-		if c, ok := q.cursor(to); ok {
+		if q.of != "" {
+			continue
+		}
+		c, ok := q.cursor(to)
+		if ok {
 			cursors = append(cursors, c)
+		}
+		for _, k := range p.apart[q.name] {
+			torn := ok && c.From < k.split && len(q.passed) > 0 && q.tears(q.passed[0])
+			if c, ok := k.cursorApart(to, ok, torn); ok {
+				cursors = append(cursors, c)
+			}
+		}
+	}
+	for name, all := range p.apart {
+		if p.held[name] != nil {
+			continue
+		}
+		for _, k := range all {
+			if c, ok := k.cursorApart(to, false, false); ok {
+				cursors = append(cursors, c)
+			}
 		}
 	}
 	slices.SortFunc(cursors, func(a, b Cursor) int {
-		return cmp.Or(cmp.Compare(a.From, b.From), slices.Compare(a.Tag[:], b.Tag[:]))
+		return cmp.Or(cmp.Compare(a.From, b.From), slices.Compare(a.Tag[:], b.Tag[:]), slices.Compare(a.Key[:], b.Key[:]))
 	})
 	return cursors
 }

@@ -57,7 +57,7 @@ type Cursor struct {
 	Key   Tag
 	Split Offset // at most From
 	From  Offset // of the lane's first event without an outcome; below 2^62
-	Runs []Run  // over the lane's events, from the one at From on
+	Runs  []Run  // over the lane's events, from the one at From on
 	// Until says that the lane's events behind the runs and before this offset are
 	// done; from there on, and everywhere behind the runs if it is not above From,
 	// they are pending. It needs runs: without any it counts as 0.

@@ -20,11 +20,17 @@
 //     Room when a lane that is behind does; what is kept for a tenant goes when
 //     its last event is finished.
 //
+// A key with so many events that the others of its lane would wait for room with
+// them can be set apart (SetApart): its further events are a lane of their own.
+//
 // A lane batches by itself: what arrives while its request is in flight goes into
 // the next one, and an idle lane sends at once. There is no timer.
 package lane
 
-import "time"
+import (
+	"slices"
+	"time"
+)
 
 // Offset is a place in the partition's log.
 type Offset int64
@@ -114,6 +120,10 @@ type Partition[T any] struct {
 	lanes  map[string]*queue[T]
 	// held are the lanes whose events a cursor may have to hold: a part of lanes.
 	held map[string]*queue[T]
+	// apart are the lanes of keys, by the lane that they were taken from: a part of
+	// held, so many.
+	apart  map[string][]*queue[T]
+	aparts int
 	// ready are the lanes that may send: something to send, nothing in flight.
 	// First in, first out, so that no lane starves another.
 	ready fifo[*queue[T]]
@@ -132,6 +142,8 @@ type Partition[T any] struct {
 
 // queue is a lane: the events of one tenant.
 type queue[T any] struct {
+	apart
+
 	name   string
 	keys   map[string]*fifo[*Item[T]] // per key its unfinished items; the first is the one under way
 	heads  heap[T]                    // first items whose step may be sent
@@ -169,6 +181,7 @@ func New[T any](limits Limits, start Offset) *Partition[T] {
 		limits: limits,
 		lanes:  make(map[string]*queue[T]),
 		held:   make(map[string]*queue[T]),
+		apart:  make(map[string][]*queue[T]),
 		next:   start,
 		begun:  start,
 	}
@@ -390,10 +403,17 @@ func (p *Partition[T]) settle(q *queue[T]) {
 	if q.behind || q.waiting > 0 {
 		return
 	}
-	delete(p.held, q.name)
 	q.passed = nil
+	if q.of != "" {
+		p.join(q)
+		return
+	}
+	delete(p.held, q.name)
 	if q.items == 0 && !q.suspended && !q.busy {
 		delete(p.lanes, q.name)
+		for _, k := range slices.Clone(p.apart[q.name]) {
+			p.join(k)
+		}
 	}
 }
 

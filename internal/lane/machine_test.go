@@ -2,6 +2,7 @@ package lane_test
 
 import (
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -46,7 +47,7 @@ func TestPartitionKeepsItsPromisesUnderAnySchedule(t *testing.T) {
 		t.Repeat(map[string]func(*rapid.T){
 			"append": m.append, "read": m.read, "read more": m.read, "read again": m.readAgain, "read more again": m.readAgain,
 			"send": m.send, "send more": m.send, "return": m.returned, "return more": m.returned, "suspend": m.suspend, "probe": m.probe,
-			"open": m.openLane, "pass": m.pass, "release": m.release, "commit": m.committed, "drain": m.drain, "crash": m.crash,
+			"open": m.openLane, "pass": m.pass, "release": m.release, "set apart": m.setApart, "commit": m.committed, "drain": m.drain, "crash": m.crash,
 			"": m.check,
 		})
 		m.heal(t)
@@ -87,6 +88,31 @@ func (m *machine) read(t *rapid.T) {
 	}
 }
 
+// labelled is the event in the lane that it belongs to now.
+func (m *machine) labelled(e *logged) lane.Event[int] {
+	event := e.Event
+	event.Lane = m.p.LaneOf(e.Lane, []byte(e.Key), e.Offset)
+	return event
+}
+
+// tenant is that of a lane.
+func tenant(name string) string { return name[:1] }
+
+// names are those of all lanes that may be there.
+func (m *machine) names() []string {
+	names := []string{"a", "b", "c"}
+	for _, h := range m.lanes(func(h lane.Held) bool { return len(h.Lane) > 1 }) {
+		names = append(names, h.Lane)
+	}
+	return names
+}
+
+// setApart gives the events of a key a lane of their own.
+func (m *machine) setApart(t *rapid.T) {
+	key := rapid.SampledFrom([]string{"x", "y", "z"}).Draw(t, "key")
+	m.p.SetApart(rapid.SampledFrom([]string{"a", "b", "c"}).Draw(t, "lane"), []byte(key), key, time.Unix(1, 0))
+}
+
 func (m *machine) readOne(t *rapid.T) {
 	e := m.log[m.p.Position()]
 	if e.Lane == "" {
@@ -94,8 +120,9 @@ func (m *machine) readOne(t *rapid.T) {
 		e.finished, e.over = true, true
 		return
 	}
-	skips := m.p.Skips(e.Lane)
-	it := m.p.Add(e.Event)
+	event := m.labelled(e)
+	skips := m.p.Skips(event.Lane)
+	it := m.p.Add(event)
 	if skips != (it == nil) {
 		t.Fatalf("Skips says %v, Add returned %v", skips, it)
 	}
@@ -112,7 +139,7 @@ func (m *machine) lanes(ok func(lane.Held) bool) []lane.Held {
 			lanes = append(lanes, h)
 		}
 	}
-	slices.SortFunc(lanes, func(a, b lane.Held) int { return int(a.Lane[0]) - int(b.Lane[0]) })
+	slices.SortFunc(lanes, func(a, b lane.Held) int { return strings.Compare(a.Lane, b.Lane) })
 	return lanes
 }
 
@@ -133,11 +160,18 @@ func (m *machine) readAgain(t *rapid.T) {
 func (m *machine) catchUp(h lane.Held) {
 	for at := h.Unread; at < m.p.Position(); at++ {
 		e := m.log[at]
-		if e.Lane != h.Lane {
+		if e.Lane == "" {
 			continue
 		}
+		event := m.labelled(e)
+		if event.Lane != h.Lane {
+			continue
+		}
+		if m.p.Blocked(h.Lane, e.Key) {
+			return
+		}
 		done := m.p.KnownDone(h.Lane, at)
-		it := m.p.AddBehind(e.Event)
+		it := m.p.AddBehind(event)
 		if done != (it == nil) {
 			panic("KnownDone and AddBehind differ")
 		}
@@ -159,7 +193,7 @@ func (m *machine) send(t *rapid.T) {
 	var cost lane.Cost
 	for i, part := range r.Parts {
 		e := m.log[part.Item.Payload]
-		if e.Lane != r.Lane {
+		if e.Lane != tenant(r.Lane) {
 			t.Fatalf("isolation: an event of lane %s in a request of %s", e.Lane, r.Lane)
 		}
 		if e.finished || e.busy || part.Step > e.step || part.Step < e.step && e.step < 3 {
@@ -247,7 +281,7 @@ func (m *machine) settle(t *rapid.T, i int, outcomes []lane.Outcome) {
 
 // name of a lane that has no request in flight.
 func (m *machine) idle(t *rapid.T) string {
-	name := rapid.SampledFrom([]string{"a", "b", "c"}).Draw(t, "lane")
+	name := rapid.SampledFrom(m.names()).Draw(t, "lane")
 	if slices.ContainsFunc(m.open, func(r lane.Request[int]) bool { return r.Lane == name }) {
 		t.Skip("busy")
 	}
@@ -266,7 +300,7 @@ func (m *machine) probe(t *rapid.T) {
 func (m *machine) openLane(t *rapid.T) { m.p.Open(m.idle(t)) }
 
 func (m *machine) pass(t *rapid.T) {
-	m.p.Pass(rapid.SampledFrom([]string{"a", "b", "c"}).Draw(t, "lane"), time.Unix(1, 0), lane.CauseSlow)
+	m.p.Pass(rapid.SampledFrom(m.names()).Draw(t, "lane"), time.Unix(1, 0), lane.CauseSlow)
 }
 
 func (m *machine) release(t *rapid.T) {
@@ -356,30 +390,44 @@ func (m *machine) takeOver() {
 
 // stateOf is what the cursors of a commit say of an event before it.
 func stateOf(log []*logged, at lane.Offset, cursors []lane.Cursor) (held bool, s lane.RunState) {
-	for _, c := range cursors {
-		if c.Tag != lane.TagOf(log[at].Lane) || at < c.From {
+	c := cursorOf(log[at], cursors)
+	if c == nil || at < c.From {
+		return false, lane.Done // if it lies before the commit
+	}
+	runs := slices.Clone(c.Runs)
+	for _, e := range log[c.From : at+1] {
+		if cursorOf(e, cursors) != c {
 			continue
 		}
-		runs := slices.Clone(c.Runs)
-		for _, e := range log[c.From : at+1] {
-			if e.Lane != log[at].Lane {
-				continue
+		switch {
+		case len(runs) > 0:
+			s = runs[0].State
+			if runs[0].Events--; runs[0].Events == 0 {
+				runs = runs[1:]
 			}
-			switch {
-			case len(runs) > 0:
-				s = runs[0].State
-				if runs[0].Events--; runs[0].Events == 0 {
-					runs = runs[1:]
-				}
-			case e.Offset < c.Until:
-				s = lane.Done
-			default:
-				s = lane.Pending
-			}
+		case e.Offset < c.Until:
+			s = lane.Done
+		default:
+			s = lane.Pending
 		}
-		return true, s
 	}
-	return false, lane.Done // if it lies before the commit
+	return true, s
+}
+
+// cursorOf is the cursor that speaks of an event: that of its key, if it is set
+// apart by then, or of its lane; nil if there is none.
+func cursorOf(e *logged, cursors []lane.Cursor) (of *lane.Cursor) {
+	for i := range cursors {
+		c := &cursors[i]
+		switch {
+		case e.Lane == "" || c.Tag != lane.TagOf(e.Lane):
+		case c.Key == lane.TagOf(e.Key) && e.Offset >= c.Split:
+			return c
+		case c.Key == lane.Tag{}:
+			of = c
+		}
+	}
+	return of
 }
 
 // done reports whether a commit says of an event that it is done. The runs of a
@@ -425,7 +473,7 @@ func (m *machine) check(t *rapid.T) {
 func (m *machine) heal(t *rapid.T) {
 	m.draining = false
 	for range 100_000 {
-		for _, name := range []string{"a", "b", "c"} {
+		for _, name := range m.names() {
 			m.p.Open(name)
 		}
 		for _, it := range m.deferred {
