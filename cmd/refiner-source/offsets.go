@@ -127,6 +127,7 @@ type partitionReport struct {
 type cursorReport struct {
 	Tenant    tenant.ID    `json:"tenant,omitzero"` // absent if the tenants file does not have it
 	Tag       string       `json:"tag"`
+	Key       string       `json:"key,omitzero"` // of the one record key that waits, where it is not all of the tenant's
 	Partition int          `json:"partition"`
 	Cursor    queue.Offset `json:"cursor"`
 	Since     time.Time    `json:"since,omitzero"` // absent if not known
@@ -233,18 +234,25 @@ func (g *groupView) partition(n int, c queue.Committed, found bool, b queue.Boun
 	if c.Metadata != "" {
 		p.Owner = m.Owner.String()
 	}
-	cursors := make([]cursorReport, len(m.Cursors))
-	for i, cursor := range m.Cursors {
-		cursors[i] = cursorReport{
+	cursors := make([]cursorReport, 0, len(m.Cursors))
+	for _, cursor := range m.Cursors {
+		report := cursorReport{
 			Tenant: g.names[cursor.Tag], Tag: cursor.Tag.String(), Partition: n,
 			Cursor: queue.Offset(cursor.From), Since: cursor.Since, Cause: cursor.Cause.String(),
 		}
-		switch from := cursors[i].Cursor; {
-		case from < b.Start:
-			cursors[i].Error = fmt.Sprintf("events from %d up to %d are gone from the log", from, b.Start-1)
-		case from >= b.End:
-			cursors[i].Error = fmt.Sprintf("the log ends before the cursor, at %d", b.End)
+		if cursor.Key != (lane.Tag{}) {
+			if report.Cursor >= c.Offset {
+				continue // nothing of the key waits
+			}
+			report.Key = cursor.Key.String()
 		}
+		switch from := report.Cursor; {
+		case from < b.Start:
+			report.Error = fmt.Sprintf("events from %d up to %d are gone from the log", from, b.Start-1)
+		case from >= b.End:
+			report.Error = fmt.Sprintf("the log ends before the cursor, at %d", b.End)
+		}
+		cursors = append(cursors, report)
 	}
 	return p, cursors
 }

@@ -25,7 +25,8 @@ type event struct {
 	accepted time.Time
 	tenant   *tenant.Tenant // as it was when the event was read; nil if unknown
 
-	lane  string // the tenant, as the header names it
+	owner string // the tenant, as the header names it
+	lane  string // that of the tenant, or of a key that is set apart from it
 	key   string
 	calls []attribution.Call
 	steps [][]attribution.Call // parts of calls
@@ -56,9 +57,10 @@ func newEvent(r queue.Record) *event {
 		source:   survey.Source(r.Header(queue.HeaderSource)),
 		id:       r.Header(queue.HeaderEventID),
 		accepted: r.Time.UTC(),
-		lane:     r.Header(queue.HeaderTenant),
+		owner:    ownerOf(r.Header(queue.HeaderTenant)),
 		bytes:    eventBytes + 3*len(r.Value), // as it stands in the log, its text, its answers
 	}
+	e.lane = e.owner
 	if at, err := time.Parse(time.RFC3339Nano, r.Header(queue.HeaderReceivedAt)); err == nil {
 		e.accepted = at.UTC()
 	}
@@ -73,7 +75,7 @@ func (w *Worker) decide(e *event, tenants *tenant.Registry) {
 		e.ignored = duplicate
 		return
 	}
-	t, ok := tenants.Get(tenant.ID(e.lane))
+	t, ok := tenants.Get(tenant.ID(e.owner))
 	if !ok {
 		e.die(deadletter.UnknownTenant, deadletter.StageDecode, "the tenants file has no tenant of this id; add it, then redrive")
 		return
@@ -178,7 +180,7 @@ func stageOf(kind attribution.Kind) deadletter.Stage {
 
 func (e *event) newLetter(reason deadletter.Reason, stage deadletter.Stage, detail string) *deadletter.Letter {
 	return &deadletter.Letter{
-		Tenant:       e.lane,
+		Tenant:       e.owner,
 		Source:       string(e.source),
 		EventID:      e.id,
 		Reason:       reason,

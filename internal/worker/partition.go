@@ -11,7 +11,6 @@ import (
 
 	"refinersource/internal/lane"
 	"refinersource/internal/queue"
-	"refinersource/internal/tenant"
 )
 
 // slowAfter is how long a request of a lane may take before the lane is passed
@@ -204,6 +203,7 @@ func (p *partition) state(owner lane.Owner) commitState {
 
 // add takes in a live event.
 func (p *partition) add(e *event) {
+	e.lane = p.laneOf(e)
 	if p.lanes.Skips(e.lane) {
 		e.costs = nil
 		p.lanes.Add(e.asLane())
@@ -238,10 +238,11 @@ func (p *partition) unblock(now time.Time) time.Time {
 		if busy && !most && now.Sub(since) < slowAfter {
 			return since.Add(slowAfter)
 		}
+		p.setApart(it.Lane, now)
 		if !p.lanes.Pass(it.Lane, now, lane.CauseSlow) {
 			if now.Sub(p.alarm) > time.Minute {
 				p.alarm = now
-				p.log.Error("the partition waits: there is no room for another cursor", zap.Int("cursors", len(p.lanes.Held())), zap.String("tenant", it.Lane))
+				p.log.Error("the partition waits: there is no room for another cursor", zap.Int("cursors", len(p.lanes.Held())), tenantField(it.Lane))
 			}
 			return now.Add(slowAfter)
 		}
@@ -271,7 +272,9 @@ func (p *partition) showSuspended() {
 	p.shown = now
 	list := make([]Suspended, 0, len(p.suspended))
 	for name, s := range p.suspended {
-		list = append(list, Suspended{Tenant: tenant.ID(name), Partition: p.id, Cause: s.cause.String(), Since: s.since, Oldest: p.ages[name]})
+		if id := tenantOf(name); string(id) == name || p.suspended[string(id)] == nil { // a tenant is there once
+			list = append(list, Suspended{Tenant: id, Partition: p.id, Cause: s.cause.String(), Since: s.since, Oldest: p.ages[name]})
+		}
 	}
 	p.status.suspended.Store(&list)
 }
@@ -344,7 +347,7 @@ func (p *partition) fetch(ctx context.Context, out chan<- fetched) {
 			e := newEvent(b.Records[i])
 			e.copied = known.add(&e.record)
 			// What will be skipped need not be decided; it is when it comes again.
-			if _, skip := skips[e.lane]; !skip {
+			if _, skip := skips[e.owner]; !skip {
 				p.w.decide(e, tenants)
 			}
 			f.events[i] = e

@@ -3,11 +3,13 @@ package worker
 import (
 	"context"
 	"errors"
+	"time"
 
 	"go.uber.org/zap"
 
 	"refinersource/internal/lane"
 	"refinersource/internal/queue"
+	"refinersource/internal/tenant"
 )
 
 // probeBytes is how much is read at a time when all that is wanted is an event to
@@ -33,11 +35,11 @@ type scan struct {
 // scanCommand asks for the records from an offset on.
 type scanCommand struct {
 	from   lane.Offset
-	wanted map[string]struct{} // lanes
+	wanted map[tenant.ID]struct{}
 	small  bool
 }
 
-// scanned is the answer: the events of the lanes that were wanted.
+// scanned is the answer: the events of the tenants that were wanted.
 type scanned struct {
 	events []*event
 	next   lane.Offset
@@ -94,7 +96,7 @@ func (p *partition) rescan(ctx context.Context) {
 		for i := range b.Records {
 			e := newEvent(b.Records[i])
 			e.copied = known.add(&e.record)
-			if _, ok := c.wanted[e.lane]; ok {
+			if _, ok := c.wanted[tenant.ID(e.owner)]; ok {
 				p.w.decide(e, tenants)
 				a.events = append(a.events, e)
 			}
@@ -134,9 +136,12 @@ func (p *partition) catchUp() {
 				s.members[name] = unread
 			}
 		}
-		c := scanCommand{from: s.next, wanted: make(map[string]struct{}, len(s.members)), small: true}
+		if s.next >= p.lanes.Position() {
+			continue // they have had all there is
+		}
+		c := scanCommand{from: s.next, wanted: make(map[tenant.ID]struct{}, len(s.members)), small: true}
 		for name := range s.members {
-			c.wanted[name] = struct{}{}
+			c.wanted[tenantOf(name)] = struct{}{}
 			c.small = c.small && p.suspended[name] != nil
 		}
 		s.reading = true
@@ -188,11 +193,15 @@ func (p *partition) deal() bool {
 			s.next, s.hand = at, nil
 			return true
 		}
+		e.lane = p.laneOf(e)
 		if from, member := s.members[e.lane]; member && at >= from {
 			if unread, behind := p.lanes.Unread(e.lane); !behind || unread != from {
 				delete(s.members, e.lane)
-			} else if !p.lanes.Room(e.lane) {
-				if len(s.members) == 1 && p.suspended[e.lane] == nil {
+			} else if blocked := p.lanes.Blocked(e.lane, e.key); blocked || !p.lanes.Room(e.lane) {
+				if p.setApart(e.lane, time.Now()) {
+					continue // it may be another lane's now
+				}
+				if len(s.members) == 1 && p.suspended[e.lane] == nil && !blocked {
 					return false
 				}
 				// The others do not wait for it: it comes again in a later pass.
@@ -228,7 +237,7 @@ func (p *partition) addBehind(e *event) {
 func (p *partition) loseBehind(gap *queue.GapError) {
 	for name, unread := range p.lanes.Behind() {
 		if unread < lane.Offset(gap.To) {
-			p.w.lost(p.log.With(zap.String("tenant", name)), gap)
+			p.w.lost(p.log.With(tenantField(name)), gap)
 			p.lanes.Lost(name, lane.Offset(gap.To))
 			if _, member := p.scan.members[name]; member {
 				p.scan.members[name] = lane.Offset(gap.To)

@@ -184,7 +184,7 @@ var _ Letters = (*deadletter.Writer)(nil)
 // finished counts an event that has its outcome and tells the observer.
 func (w *Worker) finished(e *event) {
 	f := Finished{
-		Tenant:   tenant.ID(e.lane),
+		Tenant:   tenant.ID(e.owner),
 		EventID:  e.id,
 		Source:   e.source,
 		Position: e.record.Position,

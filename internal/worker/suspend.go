@@ -88,7 +88,7 @@ func (p *partition) suspend(name string, t *tenant.Tenant, v delivery.Verdict) {
 	if s == nil {
 		s = &suspension{since: now}
 		p.suspended[name] = s
-		p.log.Warn("suspend a tenant", zap.String("tenant", name), zap.String("cause", string(v.Cause)))
+		p.log.Warn("suspend a tenant", tenantField(name), zap.String("cause", string(v.Cause)))
 	}
 	s.cause, s.tenant, s.probing = causeOf(v.Cause), t, false
 	s.failures++
@@ -97,7 +97,7 @@ func (p *partition) suspend(name string, t *tenant.Tenant, v delivery.Verdict) {
 	delete(p.scan.members, name)
 	if !p.lanes.Suspend(name, s.since, s.cause) && now.Sub(p.alarm) > time.Minute {
 		p.alarm = now
-		p.log.Error("the partition waits: there is no room for another cursor", zap.Int("cursors", len(p.lanes.Held())), zap.String("tenant", name))
+		p.log.Error("the partition waits: there is no room for another cursor", zap.Int("cursors", len(p.lanes.Held())), tenantField(name))
 	}
 }
 
@@ -106,7 +106,7 @@ func (p *partition) open(name string) {
 	if s := p.suspended[name]; s != nil {
 		delete(p.suspended, name)
 		delete(p.ages, name)
-		p.log.Info("a suspended tenant goes on", zap.String("tenant", name), zap.Duration("after", time.Since(s.since)))
+		p.log.Info("a suspended tenant goes on", tenantField(name), zap.Duration("after", time.Since(s.since)))
 	}
 	p.lanes.Open(name)
 }
@@ -139,7 +139,7 @@ func (p *partition) tend(now time.Time) (wake time.Time) {
 		if p.expire(name, s, now) {
 			continue
 		}
-		current, ok := p.w.o.Tenants().Get(tenant.ID(name))
+		current, ok := p.w.o.Tenants().Get(tenantOf(name))
 		if !ok {
 			current = nil
 		}
@@ -172,7 +172,7 @@ func (p *partition) expire(name string, s *suspension, now time.Time) bool {
 	margin := oldest.Add(retention).Sub(now)
 	if margin < retention/2 && !s.warned {
 		s.warned = true
-		p.log.Error("a suspended tenant has used up half of the log's retention", zap.String("tenant", name), zap.Duration("margin", margin))
+		p.log.Error("a suspended tenant has used up half of the log's retention", tenantField(name), zap.Duration("margin", margin))
 	}
 	_, busy := p.flights[name]
 	switch {
@@ -180,7 +180,7 @@ func (p *partition) expire(name string, s *suspension, now time.Time) bool {
 		s.expiring = false
 		p.lanes.Suspend(name, s.since, s.cause)
 	case !s.expiring && !busy && margin < retention/guardedPart:
-		p.log.Error("the log is about to drop events of a suspended tenant: they become dead letters", zap.String("tenant", name), zap.Duration("margin", margin))
+		p.log.Error("the log is about to drop events of a suspended tenant: they become dead letters", tenantField(name), zap.Duration("margin", margin))
 		s.expiring, s.expired = true, false
 		p.lanes.Open(name)
 	}
@@ -329,6 +329,9 @@ func (p *partition) restore(ctx context.Context) error {
 		}
 		names[tag] = string(t.ID)
 	}
+	// Keys that are set apart come after the lanes that they were taken from.
+	slices.SortStableFunc(m.Cursors, func(a, b lane.Cursor) int { return slices.Compare(a.Key[:], b.Key[:]) })
+	from := make(map[lane.Tag]lane.Offset)
 	for _, c := range m.Cursors {
 		name, ok := names[c.Tag]
 		if !ok {
@@ -340,7 +343,15 @@ func (p *partition) restore(ctx context.Context) error {
 			p.log.Error("a cursor has no events left in the log", zap.Stringer("tag", c.Tag), zap.Int64("from", int64(c.From)))
 			continue
 		}
-		p.lanes.Restore(name, c)
+		names[c.Tag] = name
+		if first, held := from[c.Tag]; c.Key == (lane.Tag{}) {
+			from[c.Tag] = c.From
+		} else if held && m.RunsLeftOut && first < c.Split {
+			// What is sent again of the key's events before the split must not be the
+			// last that the receiver gets of them.
+			c.From, c.Runs, c.Until = c.Split, nil, 0
+		}
+		name = p.lanes.Restore(name, c)
 		if c.Cause != lane.CauseSlow {
 			since := c.Since
 			if since.IsZero() {
@@ -348,7 +359,7 @@ func (p *partition) restore(ctx context.Context) error {
 			}
 			due := time.Now().Add(p.w.deliverer.Jitter(minProbe, minProbe, 1))
 			p.suspended[name] = &suspension{since: since, cause: c.Cause, due: due, failures: 1}
-			if t, ok := p.w.o.Tenants().Get(tenant.ID(name)); ok {
+			if t, ok := p.w.o.Tenants().Get(tenantOf(name)); ok {
 				p.suspended[name].tenant = t
 			}
 		}
