@@ -16,7 +16,10 @@ import (
 
 // MaxCursors is how many cursors fit into a commit whatever their tags and
 // offsets, as long as these are below 2^40.
-const MaxCursors = (maxPayload - 1 - 5 - 2 - checksumSize - 1<<7) / (len(Tag{}) + 5)
+const MaxCursors = (maxPayload - 1 - 5 - 2 - checksumSize - 1<<7 - 1 - MaxApart*(2+len(Tag{})+6)) / (len(Tag{}) + 5)
+
+// MaxApart is how many of them may be of keys that are set apart.
+const MaxApart = 8
 
 // MaxText bounds the text of a commit's metadata, in characters of ASCII.
 const MaxText = 4096
@@ -28,6 +31,7 @@ const (
 
 	flagWaits    = 1 << 2 // the waits are there
 	flagLeftOut  = 1 << 3 // runs were left out
+	flagKeys     = 1 << 4 // the keys are there
 	maxParts     = 1<<31 - 1
 	maxOffset    = 1<<62 - 1
 	maxRunEvents = 1 << 40
@@ -70,10 +74,18 @@ func (m *Metadata) Encode() (text string, complete bool, err error) {
 		size += len(Tag{}) + length(uint64(entries[i].From-before)<<2)
 		before = entries[i].From
 	}
+	keys, err := appendKeys(nil, entries)
+	if err != nil {
+		return "", false, err
+	}
+	size += len(keys)
 	if size > maxPayload {
 		return "", false, fmt.Errorf("%w: %d take %d bytes of %d", ErrNoRoom, len(entries), size, maxPayload)
 	}
 	flags := byte(m.Owner)
+	if len(keys) > 0 {
+		flags |= flagKeys
+	}
 	complete = true
 	var space [maxPayload]byte
 	waits := appendWaits(space[:0], entries)
@@ -96,6 +108,7 @@ func (m *Metadata) Encode() (text string, complete bool, err error) {
 	b := append(make([]byte, 0, size+runs), flags)
 	b = binary.AppendUvarint(b, uint64(m.Partitions))
 	b = appendCursors(b, entries)
+	b = append(b, keys...)
 	b = append(b, waits...)
 	return seal(appendRuns(b, entries)), complete, nil
 }
@@ -126,10 +139,12 @@ func (m *Metadata) entries() ([]entry, error) {
 		e.size = sizeOf(e.runs) + e.untilSize()
 		entries[i] = e
 	}
-	slices.SortFunc(entries, func(a, b entry) int { return bytes.Compare(a.Tag[:], b.Tag[:]) })
+	slices.SortFunc(entries, func(a, b entry) int {
+		return cmp.Or(bytes.Compare(a.Tag[:], b.Tag[:]), bytes.Compare(a.Key[:], b.Key[:]))
+	})
 	for i := range entries[1:] {
-		if tag := entries[i].Tag; tag == entries[i+1].Tag {
-			return nil, fmt.Errorf("%w: two cursors of lane %v", ErrMetadata, tag)
+		if c := entries[i]; c.Tag == entries[i+1].Tag && c.Key == entries[i+1].Key {
+			return nil, fmt.Errorf("%w: two cursors of lane %v, key %v", ErrMetadata, c.Tag, c.Key)
 		}
 	}
 	slices.SortStableFunc(entries, func(a, b entry) int { return cmp.Compare(a.From, b.From) })
@@ -275,6 +290,41 @@ func appendCursors(b []byte, entries []entry) []byte {
 		b = binary.AppendUvarint(b, v)
 	}
 	return b
+}
+
+// appendKeys appends which cursors are of keys that are set apart, or nothing if
+// none is.
+func appendKeys(b []byte, entries []entry) ([]byte, error) {
+	n := 0
+	for i := range entries {
+		if entries[i].Key != (Tag{}) {
+			n++
+		} else if entries[i].Split != 0 {
+			return nil, fmt.Errorf("%w: cursor %v of no key is split off at %d", ErrMetadata, entries[i].Tag, entries[i].Split)
+		}
+	}
+	if n == 0 {
+		return b, nil
+	}
+	if n > MaxApart {
+		return nil, fmt.Errorf("%w: %d of keys that are set apart, want at most %d", ErrNoRoom, n, MaxApart)
+	}
+	b = binary.AppendUvarint(b, uint64(n))
+	next := 0
+	for i := range entries {
+		e := &entries[i]
+		if e.Key == (Tag{}) {
+			continue
+		}
+		if e.Split < 0 || e.Split > e.From {
+			return nil, fmt.Errorf("%w: cursor %v from %d, split off at %d", ErrMetadata, e.Tag, e.From, e.Split)
+		}
+		b = binary.AppendUvarint(b, uint64(i-next))
+		b = append(b, e.Key[:]...)
+		b = binary.AppendUvarint(b, uint64(e.From-e.Split))
+		next = i + 1
+	}
+	return b, nil
 }
 
 // appendRuns appends the runs of the cursors that have some.

@@ -208,7 +208,11 @@ func hungry(n int) lane.Metadata {
 			gap = 1 << 26
 		}
 		from += gap
-		m.Cursors = append(m.Cursors, lane.Cursor{Tag: lane.TagOf(fmt.Sprint(i)), From: from})
+		c := lane.Cursor{Tag: lane.TagOf(fmt.Sprint(i)), From: from}
+		if i >= n-lane.MaxApart {
+			c.Key = lane.TagOf("a key") // split off at the log's start, which takes most bytes
+		}
+		m.Cursors = append(m.Cursors, c)
 	}
 	return m
 }
@@ -364,16 +368,16 @@ func TestNothingIsLostForWantOfRoom(t *testing.T) {
 		if got.Partitions != m.Partitions || got.Owner != m.Owner || len(got.Cursors) != len(m.Cursors) {
 			t.Fatalf("got %d partitions, %v, %d cursors", got.Partitions, got.Owner, len(got.Cursors))
 		}
-		want := make(map[lane.Tag]lane.Cursor)
+		want := make(map[[2]lane.Tag]lane.Cursor)
 		for _, c := range m.Cursors {
-			want[c.Tag] = c
+			want[[2]lane.Tag{c.Tag, c.Key}] = c
 		}
 		lost := false
 		for i, c := range got.Cursors {
 			if i > 0 && c.From < got.Cursors[i-1].From {
 				t.Fatalf("cursor %d is out of order", i)
 			}
-			lost = compare(t, c, want[c.Tag], complete) || lost
+			lost = compare(t, c, want[[2]lane.Tag{c.Tag, c.Key}], complete) || lost
 		}
 		if lost && !got.RunsLeftOut || got.RunsLeftOut && complete {
 			t.Fatalf("runs lost: %v; says so: %v; complete: %v", lost, got.RunsLeftOut, complete)
@@ -384,8 +388,8 @@ func TestNothingIsLostForWantOfRoom(t *testing.T) {
 // compare fails unless got says about every event what want says, or less. It
 // returns whether it says less.
 func compare(t *rapid.T, got, want lane.Cursor, complete bool) (less bool) {
-	if got.Tag != want.Tag || got.From != want.From {
-		t.Fatalf("got cursor %v from %d, want %v from %d", got.Tag, got.From, want.Tag, want.From)
+	if got.Tag != want.Tag || got.From != want.From || got.Split != want.Split {
+		t.Fatalf("got cursor %v from %d, split off at %d, want %v from %d, %d", got.Tag, got.From, got.Split, want.Tag, want.From, want.Split)
 	}
 	if known := !got.Since.IsZero() || got.Cause != 0; (known || complete) && (!got.Since.Equal(want.Since) || got.Cause != want.Cause) {
 		t.Fatalf("waits since %v, %v, want %v, %v", got.Since, got.Cause, want.Since, want.Cause)
@@ -437,6 +441,10 @@ func drawMetadata(t *rapid.T) lane.Metadata {
 		c := lane.Cursor{
 			Tag:  lane.TagOf(fmt.Sprint(i)),
 			From: lane.Offset(pick(highest + 1)),
+		}
+		if i < lane.MaxApart && pick(2) == 0 {
+			c.Tag, c.Key = lane.TagOf(fmt.Sprint(i/3)), lane.TagOf(fmt.Sprint("key", i))
+			c.Split = c.From - lane.Offset(pick(int64(c.From)+1))
 		}
 		if pick(2) == 0 {
 			c.Until = c.From + lane.Offset(pick(100_000))
@@ -492,7 +500,7 @@ func TestDecodeSaysWhatIsWrong(t *testing.T) {
 		{"half a varint", text(0, 12, 0x80), "too short"},
 		{"a varint over 64 bits", text(append([]byte{0}, slices.Repeat([]byte{0xff}, 11)...)...), "too short"},
 		{"bytes left over", text(0, 12, 0, 0), "1 bytes too many"},
-		{"unknown flag", text(16, 12, 0), "unknown flags 0x10"},
+		{"unknown flag", text(32, 12, 0), "unknown flags 0x20"},
 		{"unknown owner", text(3, 12, 0), "one form"},
 		{"partitions", text(0, 0x80, 0x80, 0x80, 0x80, 8, 0), "2147483648 is too large"},
 		{"count beyond the bytes", text(0, 12, 200, 1, 0), "200 is too large"},
@@ -514,6 +522,11 @@ func TestDecodeSaysWhatIsWrong(t *testing.T) {
 		{"out of order", text(slices.Concat([]byte{0, 12, 2}, other[:], []byte{0}, acme[:], []byte{0})...), "one form"},
 		{"two of a lane", text(slices.Concat([]byte{0, 12, 2}, acme[:], []byte{0}, acme[:], []byte{4})...), "one form"},
 		{"offset", text(slices.Concat([]byte{0, 12, 2}, acme[:], offset, other[:], []byte{4})...), "offset too large"},
+		{"keys of none", text(slices.Concat([]byte{16, 12, 1}, acme[:], []byte{0, 0})...), "one form"},
+		{"a key of no cursor", text(slices.Concat([]byte{16, 12, 1}, acme[:], []byte{0, 1, 1}, other[:], []byte{0})...), "a key of no cursor"},
+		{"too many keys", text(slices.Concat([]byte{16, 12, 1}, acme[:], []byte{0, 9})...), "9 is too large"},
+		{"split off behind its beginning", text(slices.Concat([]byte{16, 12, 1}, acme[:], []byte{8 << 2, 1, 0}, other[:], []byte{9})...), "9 is too large"},
+		{"key cut short", text(slices.Concat([]byte{16, 12, 1}, acme[:], []byte{8 << 2, 1, 0}, other[:3])...), "too short"},
 	} {
 		m, err := lane.Decode(c.text)
 		if !errors.Is(err, lane.ErrMetadata) || !strings.Contains(err.Error(), c.says) {

@@ -11,7 +11,7 @@ type Metadata struct {
 	Partitions int   // how many the topic had; 0 if not known
 	Owner      Owner // who committed
 	// Cursors say where the lanes that the commit passed go on: at most one for a
-	// tag.
+	// tag and key, and at most MaxApart with a key.
 	Cursors []Cursor
 	// RunsLeftOut says that some cursor had more runs than there was room for, so
 	// that what was done will be sent again. Encode sets it in the text by itself.
@@ -49,8 +49,14 @@ func (t Tag) String() string { return hex.EncodeToString(t[:]) }
 // Cursor says where a lane goes on that the commit has passed. The lane's events
 // before From are done.
 type Cursor struct {
-	Tag  Tag
-	From Offset // of the lane's first event without an outcome; below 2^62
+	Tag Tag
+	// Key is the tag of the key whose events were set apart from the lane of Tag, and
+	// are the lane that this is about; zero if it is about the lane of Tag itself,
+	// whose events are all others. Events of the key below Split belong to the lane of
+	// Tag. If that one has a cursor, each key that is set apart from it has one.
+	Key   Tag
+	Split Offset // at most From
+	From  Offset // of the lane's first event without an outcome; below 2^62
 	Runs []Run  // over the lane's events, from the one at From on
 	// Until says that the lane's events behind the runs and before this offset are
 	// done; from there on, and everywhere behind the runs if it is not above From,

@@ -66,10 +66,13 @@ func (d *decoder) metadata() (Metadata, error) {
 		Partitions:  int(d.below(maxParts + 1)),
 		RunsLeftOut: flags&flagLeftOut != 0,
 	}
-	if flags>>4 != 0 {
+	if flags>>5 != 0 {
 		return Metadata{}, fmt.Errorf("unknown flags %#x", flags)
 	}
 	runs, until := d.cursors(&m)
+	if flags&flagKeys != 0 {
+		d.keys(m.Cursors)
+	}
 	if flags&flagWaits != 0 {
 		d.waits(m.Cursors)
 	}
@@ -98,9 +101,7 @@ func (d *decoder) cursors(m *Metadata) (runs, until []bool) {
 	before := uint64(0)
 	for i := range m.Cursors {
 		c := &m.Cursors[i]
-		for j := range c.Tag {
-			c.Tag[j] = d.byte()
-		}
+		c.Tag = d.tag()
 		v := d.varint()
 		before += v >> 2
 		if before > maxOffset {
@@ -109,6 +110,19 @@ func (d *decoder) cursors(m *Metadata) (runs, until []bool) {
 		c.From, runs[i], until[i] = Offset(before), v&2 != 0, v&1 != 0
 	}
 	return runs, until
+}
+
+func (d *decoder) keys(cursors []Cursor) {
+	at := uint64(0)
+	for n := d.below(MaxApart + 1); n > 0 && d.err == nil; n-- {
+		if at += d.below(maxParts); at >= uint64(len(cursors)) {
+			d.fail(errors.New("a key of no cursor"))
+			return
+		}
+		c := &cursors[at]
+		c.Key, c.Split = d.tag(), c.From-Offset(d.below(uint64(c.From)+1))
+		at++
+	}
 }
 
 func (d *decoder) waits(cursors []Cursor) {
@@ -132,6 +146,13 @@ func (d *decoder) runs() []Run {
 		}
 	}
 	return runs
+}
+
+func (d *decoder) tag() (t Tag) {
+	for i := range t {
+		t[i] = d.byte()
+	}
+	return t
 }
 
 func (d *decoder) byte() byte {
