@@ -145,6 +145,7 @@ func (r *Rule) UnmarshalText(text []byte) error {
 func Check(h *History, o Options) Report {
 	o.setDefaults()
 	c := &checking{h: h, o: o, report: Report{Counts: make(map[Rule]int)}}
+	c.setApart()
 	if c.index() {
 		c.sent()
 		c.letters()
@@ -171,6 +172,7 @@ type checking struct {
 	parts  map[int]*partition
 	lanes  []lane
 	laneOf map[laneID]int32
+	apart  map[tagged][]tag // the keys that some commit sets apart
 
 	events []event
 	calls  []call
@@ -222,8 +224,9 @@ type lane struct {
 	name   string // what the tenant header says
 	tag    tag
 	events []int32
-	// skip leads from an event that has ended to one behind it; see unfinished.
-	skip []int32
+	// strands are the parts of it that may be lanes of their own: the first has
+	// what never is.
+	strands []strand
 
 	notBefore Time // by the last Retry-After
 	asked     Time // when that was answered

@@ -13,16 +13,18 @@ func (c *checking) commits() {
 	}
 	slices.Sort(partitions)
 	for i := range c.lanes {
-		l := &c.lanes[i]
-		l.skip = make([]int32, len(l.events)+1)
-		for j := range l.skip {
-			l.skip[j] = int32(j)
+		for j := range c.lanes[i].strands {
+			s := &c.lanes[i].strands[j]
+			s.skip = make([]int32, len(s.events)+1)
+			for n := range s.skip {
+				s.skip[n] = int32(n)
+			}
 		}
 	}
 	c.generations()
 	for _, p := range partitions {
 		if part := c.parts[p]; part != nil {
-			w := walk{checking: c, partition: p, part: part, open: make(map[int32]open)}
+			w := walk{checking: c, partition: p, part: part, open: make(map[strandID]open)}
 			for _, k := range c.commitOf[p].commits {
 				w.commit(k)
 			}
@@ -56,9 +58,16 @@ func (c *checking) generations() {
 	}
 }
 
-// open is a lane with events that a commit has passed and that have not ended.
+// strandID tells the strands of all lanes apart.
+type strandID struct {
+	lane   int32
+	strand int
+}
+
+// open is a strand with events that a commit has passed and that have not ended.
+// Those of a key may be of two lanes, by the last commit.
 type open struct {
-	reported int32 // the event that was reported last, in its lane; -1 if none was
+	reported [2]int32 // the event of each that was reported last, in its strand; -1 if none was
 }
 
 // walk goes over the commits of a partition.
@@ -69,7 +78,8 @@ type walk struct {
 	now       Time
 	offset    int64
 	passed    int // events of the partition before the last commit
-	open      map[int32]open
+	open      map[strandID]open
+	keys      []keyCursor // of the last commit
 }
 
 // ended reports whether the outcome of an event was known at a time.
@@ -87,19 +97,19 @@ func (c *checking) ended(id int32, by Time) bool {
 	}
 }
 
-// unfinished is the first event of a lane from the one with that index on that had
-// not ended by a time. Times must not go back.
-func (c *checking) unfinished(l *lane, from int32, by Time) int32 {
+// unfinished is the first event of a strand from the one with that index on that
+// had not ended by a time. Times must not go back.
+func (c *checking) unfinished(s *strand, from int32, by Time) int32 {
 	i := from
 	for {
-		for l.skip[i] != i {
-			l.skip[i] = l.skip[l.skip[i]]
-			i = l.skip[i]
+		for s.skip[i] != i {
+			s.skip[i] = s.skip[s.skip[i]]
+			i = s.skip[i]
 		}
-		if int(i) == len(l.events) || !c.ended(l.events[i], by) {
+		if int(i) == len(s.events) || !c.ended(s.events[i], by) {
 			break
 		}
-		l.skip[i] = i + 1
+		s.skip[i] = i + 1
 	}
 	return i
 }
@@ -132,10 +142,11 @@ func (w *walk) commit(k *Commit) {
 	w.pass(k, by)
 	w.covers(k, &meta, by)
 	w.claims(k, &meta, by)
-	w.offset = k.Offset
+	w.keeps(k, &meta)
+	w.offset, w.keys = k.Offset, meta.keys
 }
 
-// pass opens the lanes of the events that a commit passes before their end.
+// pass opens the strands of the events that a commit passes before their end.
 func (w *walk) pass(k *Commit, by Time) {
 	to, _ := w.search(w.part.events, k.Offset)
 	for ; w.passed < to; w.passed++ {
@@ -144,46 +155,91 @@ func (w *walk) pass(k *Commit, by Time) {
 			continue
 		}
 		e := &w.events[id]
-		if _, ok := w.open[e.lane]; !ok {
-			w.open[e.lane] = open{reported: -1}
+		at := strandID{e.lane, w.strandOf(e)}
+		if _, ok := w.open[at]; !ok {
+			w.open[at] = open{reported: [2]int32{-1, -1}}
 		}
 	}
 }
 
-// covers verifies that what a commit has passed without its end is held by cursors.
+// covers verifies that what a commit has passed without its end is held by cursors:
+// each event by that of the lane which it is in now.
 func (w *walk) covers(k *Commit, meta *metadata, by Time) {
 	for at, o := range w.open {
-		l := &w.lanes[at]
-		first := w.unfinished(l, 0, by)
-		if int(first) == len(l.events) || w.events[l.events[first]].offset >= k.Offset {
+		l := &w.lanes[at.lane]
+		s := &l.strands[at.strand]
+		first := w.unfinished(s, 0, by)
+		if int(first) == len(s.events) || w.events[s.events[first]].offset >= k.Offset {
 			delete(w.open, at)
 			continue
 		}
-		id := l.events[first]
-		offset := w.events[id].offset
-		cur, ok := meta.cursors[l.tag]
-		switch {
-		case ok && cur.from <= offset:
-		case o.reported == first:
-		case offset < w.offset:
-			o.reported = first
-			where := "dropped"
-			if ok {
-				where = "moved on to " + strconv.FormatInt(cur.from, 10)
+		id := cursorID{l.tag, s.key}
+		split, apart := meta.splitOf(id)
+		if !apart || w.events[s.events[first]].offset < split {
+			w.holds(k, meta, cursorID{tenant: l.tag}, s, first, &o, 0)
+		}
+		if apart {
+			own, _ := w.search(s.events, split)
+			if first = w.unfinished(s, int32(own), by); int(first) < len(s.events) && w.events[s.events[first]].offset < k.Offset {
+				w.holds(k, meta, id, s, first, &o, 1)
 			}
-			w.breachOf(Cursors, id, k.At, "an earlier commit passed it, and in the commit of %d the cursor that held it is %s", k.Offset, where)
-		default:
-			o.reported = first
-			w.breachOf(Commits, id, k.At, "the commit of %d passes it before it had ended, and no cursor holds it", k.Offset)
 		}
 		w.open[at] = o
 	}
 }
 
+// holds verifies that a cursor holds an event.
+func (w *walk) holds(k *Commit, meta *metadata, by cursorID, s *strand, first int32, o *open, own int) {
+	id := s.events[first]
+	offset := w.events[id].offset
+	cur, ok := meta.cursors[by]
+	if ok && cur.from <= offset || o.reported[0] == first || o.reported[1] == first {
+		return
+	}
+	o.reported[own] = first
+	if offset >= w.offset {
+		w.breachOf(Commits, id, k.At, "the commit of %d passes it before it had ended, and no cursor holds it", k.Offset)
+		return
+	}
+	where := "dropped"
+	if ok {
+		where = "moved on to " + strconv.FormatInt(cur.from, 10)
+	}
+	w.breachOf(Cursors, id, k.At, "an earlier commit passed it, and in the commit of %d the cursor that held it is %s", k.Offset, where)
+}
+
+// keeps verifies that a key which was set apart still is, from the same event on,
+// as long as the cursor of its lane counts from before the last commit: what it
+// counts must not change from owner to owner.
+func (w *walk) keeps(k *Commit, meta *metadata) {
+	for _, was := range w.keys {
+		cur, ok := meta.cursors[cursorID{tenant: was.tenant}]
+		if !ok || cur.from >= w.offset {
+			continue // nothing was left of the lane, and the key may have come back to it
+		}
+		split, apart := meta.splitOf(was.cursorID)
+		if apart && split == was.split || w.during(0, k.At, "", Rewind) {
+			continue
+		}
+		v := Violation{Rule: Cursors, Partition: w.partition, Offset: -1, At: k.At}
+		if t, ok := w.tagged[was.tenant]; ok {
+			if at, ok := w.laneOf[laneID{w.partition, t}]; ok {
+				v.Tenant = w.lanes[at].name
+			}
+		}
+		if apart {
+			w.note(v, "the key %x is set apart from %d on by the commit of %d, and was from %d on, while the lane still goes on from %d",
+				was.key, split, k.Offset, was.split, cur.from)
+		} else {
+			w.note(v, "the key %x is not set apart any more by the commit of %d, while the lane still goes on from %d", was.key, k.Offset, cur.from)
+		}
+	}
+}
+
 // claims verifies what the cursors of a commit say is done.
 func (w *walk) claims(k *Commit, meta *metadata, by Time) {
-	for tag, cur := range meta.cursors {
-		t, ok := w.tagged[tag]
+	for id, cur := range meta.cursors {
+		t, ok := w.tagged[id.tenant]
 		if !ok {
 			continue // of nobody who has events
 		}
@@ -192,48 +248,87 @@ func (w *walk) claims(k *Commit, meta *metadata, by Time) {
 			continue
 		}
 		l := &w.lanes[at]
-		first, _ := w.search(l.events, cur.from)
-		i := int64(first)
+		cl := claim{walk: w, k: k, meta: meta, l: l, id: id, by: by, n: w.counts(meta, l, id)}
+		if id.key != (tag{}) && cur.from > k.Offset {
+			cl.before(k.Offset, cur.from) // what was passed before that is covers'
+		}
+		i, total := int64(cl.n.rank(cur.from)), int64(cl.n.total())
 		for _, r := range cur.runs {
 			end := i + r.events
-			if end > int64(len(l.events)) {
+			if end > total {
 				w.note(Violation{Rule: Cursors, Tenant: l.name, Partition: w.partition, Offset: -1, At: k.At},
-					"a cursor of tenant %s counts %d events that are not there", l.name, end-int64(len(l.events)))
+					"a cursor of tenant %s counts %d events that are not there", l.name, end-total)
 				break
 			}
-			w.claim(k, l, int32(i), int32(end), r.state, by)
+			cl.run(int(i), int(end), r.state)
 			i = end
 		}
 		if cur.until > 0 {
-			end, _ := w.search(l.events, cur.until)
-			w.claim(k, l, int32(i), int32(end), done, by)
+			cl.run(int(i), cl.n.rank(cur.until), done)
 		}
 	}
 }
 
-// claim verifies that the events of a run are as far as it says.
-func (w *walk) claim(k *Commit, l *lane, from, to int32, state uint8, by Time) {
-	switch state {
-	case pending:
-	case done:
-		if from >= to {
-			return
+// claim is what a cursor says of the events that it counts.
+type claim struct {
+	*walk
+	k    *Commit
+	meta *metadata
+	l    *lane
+	id   cursorID
+	n    counted
+	by   Time
+}
+
+// run verifies that the events of a run are as far as it says.
+func (cl *claim) run(from, to int, state uint8) {
+	if state == pending || from >= to {
+		return
+	}
+	first, last := cl.n.at(from), cl.n.at(to-1)
+	if state == done {
+		cl.before(cl.events[cl.n.events[first]].offset, cl.events[cl.n.events[last]].offset+1)
+		return
+	}
+	for _, id := range cl.n.events[first : last+1] {
+		if !cl.n.has(id) || cl.ended(id, cl.by) {
+			continue
 		}
-		if i := w.unfinished(l, from, by); i < to {
-			w.breachOf(Commits, l.events[i], k.At, "the cursor in the commit of %d says that it is done, and it had not ended", k.Offset)
-		}
-	default:
-		for i := from; i < to; i++ {
-			e := &w.events[l.events[i]]
-			if w.ended(l.events[i], by) {
-				continue
+		e := &cl.events[id]
+		for at := e.first; at < e.first+int32(e.calls); at++ {
+			if c := &cl.calls[at]; (c.kind == identify || state == afterSecond && c.kind == group) && (c.accepted == 0 || c.accepted > cl.by) {
+				cl.breachOf(Commits, id, cl.k.At, "the cursor in the commit of %d says that its %s was accepted, and it was not", cl.k.Offset, kindNames[c.kind])
+				break
 			}
-			for at := e.first; at < e.first+int32(e.calls); at++ {
-				if cl := &w.calls[at]; (cl.kind == identify || state == afterSecond && cl.kind == group) && (cl.accepted == 0 || cl.accepted > by) {
-					w.breachOf(Commits, l.events[i], k.At, "the cursor in the commit of %d says that its %s was accepted, and it was not", k.Offset, kindNames[cl.kind])
-					break
-				}
-			}
 		}
+	}
+}
+
+// before verifies that the events between two offsets have ended.
+func (cl *claim) before(from, to int64) {
+	first := int32(-1)
+	for i := range cl.l.strands {
+		s := &cl.l.strands[i]
+		low, high := from, to
+		switch split, apart := cl.meta.splitOf(cursorID{cl.l.tag, s.key}); {
+		case cl.id.key != s.key && cl.id.key != (tag{}):
+			continue // of another lane
+		case cl.id.key != (tag{}):
+			low = max(from, split)
+		case apart:
+			high = min(to, split)
+		}
+		at, _ := cl.search(s.events, low)
+		n := cl.unfinished(s, int32(at), cl.by)
+		if int(n) == len(s.events) {
+			continue
+		}
+		id := s.events[n]
+		if offset := cl.events[id].offset; offset < high && (first < 0 || offset < cl.events[first].offset) {
+			first = id
+		}
+	}
+	if first >= 0 {
+		cl.breachOf(Commits, first, cl.k.At, "the cursor in the commit of %d says that it is done, and it had not ended", cl.k.Offset)
 	}
 }

@@ -1,6 +1,7 @@
 package checker
 
 import (
+	"bytes"
 	"crypto/sha256"
 	"encoding/base64"
 	"encoding/binary"
@@ -13,16 +14,38 @@ import (
 // maxMetadata is how much text Kafka keeps beside an offset.
 const maxMetadata = 4096
 
-// tag names a tenant in a commit.
+// maxApart is how many cursors of a commit may be of keys that are set apart.
+const maxApart = 8
+
+// tag names a tenant, or the key of a record, in a commit.
 type tag [6]byte
 
-func tagOf(tenant string) (t tag) {
-	sum := sha256.Sum256([]byte(tenant))
+func tagOf[T string | []byte](name T) (t tag) {
+	sum := sha256.Sum256([]byte(name))
 	copy(t[:], sum[:])
 	return t
 }
 
-// cursor is where a tenant goes on (docs/decisions/0010-tenant-cursors.md).
+// cursorID tells the cursors of a commit apart: the key is zero in that of a
+// tenant, and otherwise one whose events were set apart from the tenant's.
+type cursorID struct {
+	tenant, key tag
+}
+
+func (id cursorID) compare(other cursorID) int {
+	if c := bytes.Compare(id.tenant[:], other.tenant[:]); c != 0 {
+		return c
+	}
+	return bytes.Compare(id.key[:], other.key[:])
+}
+
+// keyCursor says from where on the events of a key are a lane of their own.
+type keyCursor struct {
+	cursorID
+	split int64
+}
+
+// cursor is where a lane goes on (docs/decisions/0010-tenant-cursors.md).
 type cursor struct {
 	from  int64
 	until int64 // behind the runs, what lies before is done; 0 if that is nothing
@@ -47,7 +70,20 @@ const (
 type metadata struct {
 	partitions int64 // 0 if it is a commit by others
 	leftOut    bool  // runs were left out for want of room
-	cursors    map[tag]cursor
+	clean      bool  // the owner drained
+	cursors    map[cursorID]cursor
+	keys       []keyCursor // which of them are of keys
+}
+
+// splitOf is from where on the events of a tenant's key are a lane of their own;
+// ok is false if they are not.
+func (m *metadata) splitOf(id cursorID) (split int64, ok bool) {
+	for i := range m.keys {
+		if m.keys[i].cursorID == id {
+			return m.keys[i].split, true
+		}
+	}
+	return 0, false
 }
 
 var errMalformed = errors.New("malformed")
@@ -108,25 +144,35 @@ func (r *reader) varint() uint64 {
 
 func (r *reader) metadata() (m metadata) {
 	flags := r.take(1)[0]
-	m.partitions, m.leftOut = int64(r.varint()), flags&8 != 0
+	m.partitions, m.leftOut, m.clean = int64(r.varint()), flags&8 != 0, flags&3 == 1
 	count := r.varint()
-	if flags&0xf0 != 0 || flags&3 == 3 || m.partitions >= 1<<31 || count > maxMetadata {
+	if flags&0xe0 != 0 || flags&3 == 3 || m.partitions >= 1<<31 || count > maxMetadata {
 		r.bad = true
 		return m
 	}
-	m.cursors = make(map[tag]cursor, count)
-	var order []tag
+	var order []cursorID
+	var froms []int64
 	var withRuns, withUntil []bool
 	from := uint64(0)
 	for range count {
 		t := tag(r.take(6))
 		v := r.varint()
 		from += v >> 2
-		if _, twice := m.cursors[t]; twice || from >= 1<<63 {
+		if from >= 1<<62 {
+			r.bad, from = true, 0
+		}
+		order, froms = append(order, cursorID{tenant: t}), append(froms, int64(from))
+		withRuns, withUntil = append(withRuns, v&2 != 0), append(withUntil, v&1 != 0)
+	}
+	if flags&16 != 0 {
+		m.keys = r.keys(order, froms)
+	}
+	m.cursors = make(map[cursorID]cursor, len(order))
+	for i, id := range order {
+		if _, twice := m.cursors[id]; twice || i > 0 && froms[i-1] == froms[i] && order[i-1].compare(id) > 0 {
 			r.bad = true
 		}
-		m.cursors[t] = cursor{from: int64(from)}
-		order, withRuns, withUntil = append(order, t), append(withRuns, v&2 != 0), append(withUntil, v&1 != 0)
+		m.cursors[id] = cursor{from: froms[i]}
 	}
 	if flags&4 != 0 {
 		r.varint()
@@ -162,7 +208,44 @@ func (r *reader) metadata() (m metadata) {
 	return m
 }
 
-// state is that of the nth of the tenant's events from the cursor on, which stands
+// keys reads which of the cursors are of keys, and says so in their ids.
+func (r *reader) keys(order []cursorID, froms []int64) (keys []keyCursor) {
+	n := r.varint()
+	if n < 1 || n > maxApart {
+		r.bad = true
+		return nil
+	}
+	next := uint64(0)
+	for range n {
+		gap := r.varint()
+		if gap >= uint64(len(order))-next {
+			r.bad = true
+			return nil
+		}
+		at := next + gap
+		order[at].key = tag(r.take(6))
+		back := r.varint()
+		if order[at].key == (tag{}) || back > uint64(froms[at]) {
+			r.bad = true
+			return nil
+		}
+		keys = append(keys, keyCursor{order[at], froms[at] - int64(back)})
+		next = at + 1
+	}
+	return keys
+}
+
+// hasKeys reports whether metadata has cursors of keys, as far as its first byte says.
+func hasKeys(text string) bool {
+	const flags = len("r1.")
+	if len(text) <= flags {
+		return false
+	}
+	high := strings.IndexByte("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_", text[flags])
+	return high >= 0 && high<<2&16 != 0
+}
+
+// state is that of the nth of the lane's events from the cursor on, which stands
 // at the offset.
 func (c *cursor) state(n, offset int64) uint8 {
 	for _, r := range c.runs {

@@ -36,17 +36,23 @@ func Comparable(raw []byte, version string) (string, error) {
 	return string(n.appendCanonical(nil)), nil
 }
 
-// CursorStates are the states of a tenant's events from its cursor on, which follow
+// CursorStates are the states of the events of a tenant, or of a key of it that is
+// set apart, from the cursor on, which follow
 // each other in the log, by the metadata of a commit, and where the cursor stands;
 // ok is false without one.
-func CursorStates(metadata, tenant string, events int) (from int64, states []uint8, ok bool, err error) {
+func CursorStates(metadata, tenant, key string, events int) (from, split int64, states []uint8, ok bool, err error) {
 	m, err := decodeMetadata(metadata)
 	if err != nil {
-		return 0, nil, false, err
+		return 0, 0, nil, false, err
 	}
-	c, ok := m.cursors[tagOf(tenant)]
+	id := cursorID{tenant: tagOf(tenant)}
+	if key != "" {
+		id.key = tagOf(key)
+	}
+	split, _ = m.splitOf(id)
+	c, ok := m.cursors[id]
 	for i := range events {
 		states = append(states, c.state(int64(i), c.from+int64(i)))
 	}
-	return c.from, states, ok, nil
+	return c.from, split, states, ok, nil
 }

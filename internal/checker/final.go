@@ -117,12 +117,12 @@ func (c *checking) waits(e *event) bool {
 		return true // nothing was committed: all will be read again
 	}
 	passed := e.offset < held.committed
-	cur, ok := held.meta.cursors[l.tag]
+	id, cur, ok := c.cursorOf(&held.meta, e)
 	if !ok || cur.from > e.offset {
-		return !passed
+		return !passed && (!ok || id.key == (tag{}))
 	}
-	first, _ := c.search(l.events, cur.from)
-	return cur.state(int64(int(e.inLane)-first), e.offset) != done
+	n := c.counts(&held.meta, l, id)
+	return n.state(&cur, e) != done
 }
 
 // converged verifies, of the keys in which calls came again, that what was

@@ -55,6 +55,11 @@ func (c *checking) index() bool {
 			c.breach(Recorded, 0, "partition %d ends at %d, but a record stands at %d", b.Partition, b.End, c.events[p.events[len(p.events)-1]].offset)
 		}
 	}
+	for i := range c.lanes {
+		if l := &c.lanes[i]; len(l.strands) == 1 {
+			l.strands[0].events = l.events
+		}
+	}
 	at := int32(0)
 	for i := range c.keys {
 		c.keys[i].start = at
@@ -115,6 +120,9 @@ func (x *indexing) record(r *Record) {
 		t = x.stranger(name)
 	}
 	e.lane, e.inLane = x.join(laneID{r.Partition, t}, name, id)
+	if l := &x.lanes[e.lane]; len(l.strands) > 1 {
+		l.add(r.Key, id)
+	}
 	switch {
 	case x.copied(&e, t, id):
 	case known:
@@ -152,7 +160,11 @@ func (x *indexing) join(lid laneID, name string, e int32) (at, inLane int32) {
 	if !ok {
 		at = int32(len(x.lanes))
 		x.laneOf[lid] = at
-		x.lanes = append(x.lanes, lane{laneID: lid, name: name, tag: tagOf(name)})
+		l := lane{laneID: lid, name: name, tag: tagOf(name), strands: make([]strand, 1)}
+		for _, key := range x.apart[tagged{lid.partition, l.tag}] {
+			l.strands = append(l.strands, strand{key: key})
+		}
+		x.lanes = append(x.lanes, l)
 	}
 	l := &x.lanes[at]
 	l.events = append(l.events, e)

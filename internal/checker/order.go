@@ -3,8 +3,9 @@ package checker
 // lateness is the one request of a lane that a frozen worker may still have
 // under way when it goes on.
 type lateness struct {
-	fault int
-	lane  int32
+	fault  int
+	lane   int32
+	strand int
 }
 
 // apply follows what a call does at the receiver (Order, Duplicates).
@@ -34,7 +35,7 @@ func (c *checking) apply(r *Request, at int32, early bool) {
 		k.next = cl.seq + 1
 	default:
 		// The overtaking has been reported, but for what was given up.
-		if e.letter && !early && !c.isLate(r, e.lane) && !c.any(Rewind) {
+		if e.letter && !early && !c.isLate(r, e) && !c.any(Rewind) {
 			c.breachOf(Order, cl.event, r.Begun, "its %s was applied after it was given up, behind later events", kindNames[cl.kind])
 		}
 		stray = true
@@ -76,7 +77,7 @@ func (c *checking) overtakes(r *Request, at int32, k *key, early bool) bool {
 			continue
 		}
 		switch {
-		case c.isLate(r, e.lane):
+		case c.isLate(r, e):
 			c.report.Repeats.Late++
 			return true
 		case early:
@@ -109,7 +110,7 @@ func (c *checking) repeated(r *Request, at int32, k *key) (stray bool) {
 	case r.Begun < cl.begun:
 		n.Late++ // the sender had given that request up and made another
 		return true
-	case c.isLate(r, e.lane):
+	case c.isLate(r, e):
 		n.Late++
 		return true
 	case c.inDoubt(at, k):
@@ -164,9 +165,10 @@ func (c *checking) inDoubt(at int32, k *key) bool {
 }
 
 // isLate reports whether a request is what a frozen worker had under way: one of
-// each lane and each freeze. Where it is not known whose the request was, or who
+// each lane and each freeze. A key that is set apart at any time counts as a lane:
+// no commit need have said so by then. Where it is not known whose the request was, or who
 // was frozen, it may be.
-func (c *checking) isLate(r *Request, lane int32) bool {
+func (c *checking) isLate(r *Request, e *event) bool {
 	slack := int64(c.o.Deadline)
 	i := c.fault(func(f *Fault) bool {
 		known := r.Worker != "" && f.Target != ""
@@ -175,7 +177,7 @@ func (c *checking) isLate(r *Request, lane int32) bool {
 	if i < 0 {
 		return false
 	}
-	id := lateness{i, lane}
+	id := lateness{i, e.lane, c.strandOf(e)}
 	if first, ok := c.late[id]; ok {
 		return first == c.requests
 	}
@@ -204,12 +206,18 @@ func (c *checking) uncommitted(at int32, when Time, forgotten bool) bool {
 		return false
 	}
 	passed := e.offset < k.Offset
-	cur, ok := meta.cursors[c.tenants[e.tenant].tag]
-	if !ok || e.offset < cur.from {
+	id, cur, ok := c.cursorOf(&meta, e)
+	apart := ok && id.key != (tag{})
+	switch {
+	case apart && forgotten && !meta.clean:
+		return true // what is left of the lane that it was taken from comes first, and then all of it
+	case apart && e.offset < cur.from:
+		return false
+	case !ok || e.offset < cur.from:
 		return !passed && !forgotten
 	}
-	first, _ := c.search(c.lanes[e.lane].events, cur.from)
-	switch cur.state(int64(int(e.inLane)-first), e.offset) {
+	n := c.counts(&meta, &c.lanes[e.lane], id)
+	switch n.state(&cur, e) {
 	case done:
 		return false
 	case afterFirst:
@@ -228,13 +236,26 @@ func (c *checking) torn(at int32, when Time) bool {
 	e := &c.events[c.calls[at].event]
 	l := &c.lanes[e.lane]
 	_, meta := c.lastCommit(int(e.partition), when)
-	cur, ok := meta.cursors[l.tag]
-	if !ok || e.offset < cur.from {
+	id, cur, ok := c.cursorOf(&meta, e)
+	if !ok {
+		return false
+	}
+	gone := func(id cursorID, from int64) bool {
+		n := c.counts(&meta, l, id)
+		first := n.first(from)
+		return first >= 0 && c.trimmedBy(&c.events[first], when)
+	}
+	if split, apart := meta.splitOf(id); apart {
+		// Behind the others of its key, if these come again.
+		if of, ok := meta.cursors[cursorID{tenant: l.tag}]; ok && of.from < split && gone(cursorID{tenant: l.tag}, of.from) {
+			return true
+		}
+	}
+	if e.offset < cur.from {
 		return false
 	}
 	// The commit says so already, or will.
-	first, _ := c.search(l.events, cur.from)
-	return c.uncommitted(at, when, false) && c.trimmedBy(&c.events[l.events[0]], when) || c.trimmedBy(&c.events[l.events[first]], when)
+	return c.uncommitted(at, when, false) && c.trimmedBy(&c.events[l.events[0]], when) || gone(id, cur.from)
 }
 
 // lastCommit is the last one of a partition before a time, nil if there is none,
