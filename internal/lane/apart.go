@@ -24,10 +24,11 @@ type apart struct {
 // them. key is the one that the caller asks LaneOf about; order is the key that
 // its events are kept in order by: what is left of them in the lane goes first. It
 // reports whether that could be done: not if as many are apart as may be, while
-// the lane is suspended, or while it is known what became of unread events.
+// the lane is suspended, or while it is known what became of unread events, and not
+// up to where.
 func (p *Partition[T]) SetApart(name string, key []byte, order string, since time.Time) bool {
 	q, tag := p.lanes[name], tagOf(key)
-	if q == nil || q.of != "" || q.suspended || len(q.known) > 0 || q.behind && q.until > q.unread ||
+	if q == nil || q.of != "" || q.suspended || len(q.known) > 0 && q.upTo == 0 || q.behind && q.until > q.unread ||
 		p.aparts >= MaxApart || len(p.held) >= MaxCursors || p.lanes[nameApart(name, tag)] != nil {
 		return false
 	}
@@ -35,6 +36,9 @@ func (p *Partition[T]) SetApart(name string, key []byte, order string, since tim
 	k.apart = apart{of: name, key: tag, split: p.next, first: order}
 	if q.behind {
 		k.split = q.unread
+		if len(q.known) > 0 {
+			k.split = max(q.unread, q.upTo)
+		}
 	}
 	k.behind, k.unread, k.since, k.cause = true, k.split, since, CauseSlow
 	p.keep(k)
@@ -115,6 +119,17 @@ func (p *Partition[T]) Blocked(name, order string) bool {
 	default:
 		return false
 	}
+}
+
+// ahead is how many of a lane's events that a cursor holds go before those of keys
+// that were set apart.
+func (p *Partition[T]) ahead(q *queue[T]) (n int) {
+	for _, k := range p.apart[q.name] {
+		if items := q.keys[k.first]; items != nil && items.first().passed {
+			n += items.len()
+		}
+	}
+	return n
 }
 
 // blocked reports the same of whatever its next event is, as far as that is known;

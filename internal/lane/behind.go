@@ -139,6 +139,9 @@ func (p *Partition[T]) drop(q *queue[T]) {
 		if q.tears(first) {
 			q.until = 0
 		}
+		if len(q.known) == 0 || q.upTo > 0 {
+			q.upTo = p.next
+		}
 		q.known = q.runs(q.passed, true)
 		q.unread, q.counted = first.Offset, first.ordinal
 	}
@@ -290,7 +293,7 @@ func (p *Partition[T]) Room(name string) bool {
 	if q.suspended {
 		return q.waiting < probeChoice
 	}
-	return q.waiting < p.limits.BehindEvents
+	return q.waiting-p.ahead(q) < p.limits.BehindEvents
 }
 
 // probeChoice is how many events a suspended lane chooses its probes from.
@@ -339,7 +342,7 @@ func (p *Partition[T]) Restore(name string, c Cursor) string {
 	}
 	q := p.lane(name)
 	q.apart = k
-	q.behind, q.unread, q.known, q.until = true, c.From, slices.Clone(c.Runs), c.Until
+	q.behind, q.unread, q.known, q.until, q.upTo = true, c.From, slices.Clone(c.Runs), c.Until, 0
 	q.since, q.cause = c.Since, c.Cause
 	q.suspended = c.Cause != CauseSlow
 	if k.of != "" {

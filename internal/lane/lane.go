@@ -166,7 +166,9 @@ type queue[T any] struct {
 	// nothing is known of the rest.
 	known []Run
 	until Offset
-	torn  int64 // no run counts across this ordinal: events before it are gone
+	// upTo is where what is known ends, if it is known of; 0 if it is not.
+	upTo Offset
+	torn int64 // no run counts across this ordinal: events before it are gone
 
 	suspended bool // hands out nothing but probes
 	probing   bool // hands out one

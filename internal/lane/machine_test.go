@@ -414,14 +414,23 @@ func stateOf(log []*logged, at lane.Offset, cursors []lane.Cursor) (held bool, s
 	return true, s
 }
 
+// tags of the lanes and keys.
+var tags = func() map[string]lane.Tag {
+	m := make(map[string]lane.Tag)
+	for _, name := range []string{"a", "b", "c", "x", "y", "z"} {
+		m[name] = lane.TagOf(name)
+	}
+	return m
+}()
+
 // cursorOf is the cursor that speaks of an event: that of its key, if it is set
 // apart by then, or of its lane; nil if there is none.
 func cursorOf(e *logged, cursors []lane.Cursor) (of *lane.Cursor) {
 	for i := range cursors {
 		c := &cursors[i]
 		switch {
-		case e.Lane == "" || c.Tag != lane.TagOf(e.Lane):
-		case c.Key == lane.TagOf(e.Key) && e.Offset >= c.Split:
+		case e.Lane == "" || c.Tag != tags[e.Lane]:
+		case c.Key == tags[e.Key] && e.Offset >= c.Split:
 			return c
 		case c.Key == lane.Tag{}:
 			of = c

@@ -18,7 +18,7 @@ import (
 // several. It reports whether it did.
 func (p *partition) setApart(name string, now time.Time) bool {
 	order, n, items := p.lanes.Heaviest(name)
-	if n < 2 || 2*n <= p.lanes.Unfinished(name) || 2*n < p.w.o.Limits.BehindEvents {
+	if n < 2 || 2*n < p.lanes.Unfinished(name) || 2*n < p.w.o.Limits.BehindEvents {
 		return false
 	}
 	var key []byte

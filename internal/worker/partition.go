@@ -226,7 +226,7 @@ func (e *event) asLane() lane.Event[*event] {
 }
 
 // unblock passes the lanes that hold up a full window: those that are slow, wait,
-// or have most of it. It returns when to look again, zero if there is no need.
+// or have much of it. It returns when to look again, zero if there is no need.
 func (p *partition) unblock(now time.Time) time.Time {
 	for p.lanes.Full() && !now.Before(p.notBefore) {
 		it, ok := p.lanes.Oldest()
@@ -234,11 +234,10 @@ func (p *partition) unblock(now time.Time) time.Time {
 			break
 		}
 		since, busy := p.flights[it.Lane]
-		most := 2*p.lanes.Unfinished(it.Lane) > p.lanes.Len()
-		if busy && !most && now.Sub(since) < slowAfter {
+		much := p.setApart(it.Lane, now) || 4*p.lanes.Unfinished(it.Lane) > p.lanes.Len()
+		if busy && !much && now.Sub(since) < slowAfter {
 			return since.Add(slowAfter)
 		}
-		p.setApart(it.Lane, now)
 		if !p.lanes.Pass(it.Lane, now, lane.CauseSlow) {
 			if now.Sub(p.alarm) > time.Minute {
 				p.alarm = now
