@@ -121,8 +121,8 @@ func TestKeyThatIsSetApartIsNoBreach(t *testing.T) {
 			h.end()
 		}, repeats, 0},
 		{"not passed yet, from above the commit", func(h *hot) {
-			e := h.posts(1, 2, 0)
-			h.commit(h.p, e[1].offset, h.of(e[0]), h.key(e[2], e[2].offset))
+			e := h.posts(1, 2, 0, 0)
+			h.commit(h.p, e[1].offset, h.of(e[0]), h.key(e[3], e[3].offset))
 			h.deliver(e...)
 			h.end()
 		}, repeats, 0},
@@ -150,6 +150,24 @@ func TestKeyThatIsSetApartIsNoBreach(t *testing.T) {
 			h.deliver(e[0], e[2], e[3])
 			h.end()
 		}, repeats, 0},
+		{"half done on both sides of it", func(h *hot) {
+			e := h.posts(1, 0, 2, 3)
+			h.request(e[0].tenant, taken, e[0].calls[0])
+			h.request(e[2].tenant, taken, e[2].calls[0])
+			h.end(h.of(e[0], runOf(2, lane.AfterFirst)), h.key(e[1], e[1].offset))
+			h.request(e[0].tenant, taken, e[0].calls[1])
+			h.request(e[2].tenant, taken, e[2].calls[1])
+			h.deliver(e[1], e[3])
+			h.end()
+		}, repeats, 0},
+		{"handed over, with what comes before its split not done", func(h *hot) {
+			e := h.posts(0, 1, 0)
+			h.end(h.of(e[0]), h.key(e[2], e[2].offset))
+			h.deliver(e[0])
+			h.kill()
+			h.deliver(e...)
+			h.end()
+		}, func(r *checker.Report) int { return r.Repeats.Takeover + r.Repeats.Continued }, 2},
 		{"counted by itself", func(h *hot) {
 			e := h.posts(0, 1, 0, 2, 0, 0)
 			h.deliver(e[1])
