@@ -592,7 +592,7 @@ func (w *world) withCursors(n int) int {
 func TestEachRuleFindsItsBreaches(t *testing.T) {
 	t.Parallel()
 	seen := make(map[checker.Rule]bool)
-	for _, c := range controls() {
+	for _, c := range slices.Concat(controls(), apartControls()) {
 		seen[c.want] = true
 		t.Run(c.want.String()+"/"+c.name, func(t *testing.T) {
 			t.Parallel()
