@@ -3,6 +3,8 @@ package lane
 import (
 	"crypto/sha256"
 	"iter"
+	"slices"
+	"strings"
 	"time"
 )
 
@@ -73,6 +75,23 @@ func (p *Partition[T]) LaneOf(name string, key []byte, at Offset) string {
 		}
 	}
 	return name
+}
+
+// Kin yields the other lanes of the tenant of a lane: that which keys were set
+// apart from, and those of these keys. Without such keys there are none.
+func (p *Partition[T]) Kin(name string) iter.Seq[string] {
+	of, _, _ := strings.Cut(name, "\x00")
+	all := slices.Clone(p.apart[of])
+	return func(yield func(string) bool) {
+		if len(all) == 0 || of != name && !yield(of) {
+			return
+		}
+		for _, k := range all {
+			if k.name != name && !yield(k.name) {
+				return
+			}
+		}
+	}
 }
 
 // Heaviest returns the order key that has most of the unfinished events of a lane

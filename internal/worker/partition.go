@@ -11,6 +11,7 @@ import (
 
 	"refinersource/internal/lane"
 	"refinersource/internal/queue"
+	"refinersource/internal/tenant"
 )
 
 // slowAfter is how long a request of a lane may take before the lane is passed
@@ -43,7 +44,10 @@ type partition struct {
 	failing   map[string]*failing
 	// ages are when the first unfinished events of lanes that are behind were
 	// written to the log, as far as that is known.
-	ages     map[string]time.Time
+	ages map[string]time.Time
+	// quiet is until when a tenant's receiver wants nothing, where the tenant has
+	// several lanes.
+	quiet    map[tenant.ID]time.Time
 	releases []release
 	scan     scan
 	shown    time.Time // when the suspended tenants were last told of
@@ -73,6 +77,7 @@ func newPartition(w *Worker, a queue.Assignment, partitions int) *partition {
 		suspended:  make(map[string]*suspension),
 		failing:    make(map[string]*failing),
 		ages:       make(map[string]time.Time),
+		quiet:      make(map[tenant.ID]time.Time),
 	}
 	p.skips.Store(new(map[string]struct{}))
 	p.status.committed.Store(int64(a.Offset))

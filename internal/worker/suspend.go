@@ -40,7 +40,9 @@ const (
 type suspension struct {
 	since    time.Time
 	cause    lane.Cause
-	failures int // in a row
+	failures int       // in a row
+	failed   time.Time // the last time
+	floor    time.Time // the receiver wants nothing before
 	due      time.Time
 	probing  bool
 	tenant   *tenant.Tenant // as it was when it failed; nil if not known
@@ -92,6 +94,7 @@ func (p *partition) suspend(name string, t *tenant.Tenant, v delivery.Verdict) {
 	}
 	s.cause, s.tenant, s.probing = causeOf(v.Cause), t, false
 	s.failures++
+	s.failed, s.floor = now, now.Add(v.RetryAfter)
 	s.due = now.Add(max(p.w.deliverer.Jitter(minProbe, maxProbe, s.failures), v.RetryAfter))
 	s.expiring = false
 	delete(p.scan.members, name)
@@ -101,9 +104,38 @@ func (p *partition) suspend(name string, t *tenant.Tenant, v delivery.Verdict) {
 	}
 }
 
+// hush makes the tenant's other lanes here wait as long as the receiver asked for:
+// what it asks for it asks of the tenant.
+func (p *partition) hush(name string, v delivery.Verdict) {
+	until := time.Now().Add(v.RetryAfter)
+	for kin := range p.lanes.Kin(name) {
+		p.quiet[tenantOf(name)] = until
+		if _, busy := p.flights[kin]; !busy {
+			p.wait(kin, p.suspended[name], until)
+		}
+	}
+}
+
+// wait suspends a lane that has not failed itself until then, for what another of
+// its tenant has met.
+func (p *partition) wait(name string, as *suspension, until time.Time) {
+	s := p.suspended[name]
+	if s == nil {
+		s = &suspension{since: as.since, cause: as.cause, tenant: as.tenant, failed: as.failed}
+		p.suspended[name] = s
+	}
+	s.probing, s.expiring, s.floor = false, false, until
+	if s.due.Before(until) {
+		s.due = until
+	}
+	delete(p.scan.members, name)
+	p.lanes.Suspend(name, s.since, s.cause)
+}
+
 // open lets a suspended lane send again.
 func (p *partition) open(name string) {
 	if s := p.suspended[name]; s != nil {
+		p.w.taken.note(tenantOf(name))
 		delete(p.suspended, name)
 		delete(p.ages, name)
 		p.log.Info("a suspended tenant goes on", tenantField(name), zap.Duration("after", time.Since(s.since)))
@@ -145,6 +177,9 @@ func (p *partition) tend(now time.Time) (wake time.Time) {
 		}
 		if s.tenant != current {
 			s.tenant, s.due = current, now
+		}
+		if p.w.taken.since(tenantOf(name), s.failed) && s.floor.Before(s.due) {
+			s.due = s.floor // what another partition probed with was taken
 		}
 		if !now.Before(s.due) {
 			if current != nil && current.Paused {
@@ -256,6 +291,9 @@ func (p *partition) returned(d done) {
 	name := d.request.Lane
 	delete(p.flights, name)
 	now := time.Now()
+	if until, quiet := p.quiet[tenantOf(name)]; quiet && !now.Before(until) {
+		delete(p.quiet, tenantOf(name))
+	}
 	if f := p.failing[name]; f != nil && d.accepted {
 		f.accepted = now
 	}
@@ -290,10 +328,16 @@ func (p *partition) returned(d done) {
 		p.lanes.Pass(name, now, lane.CauseSlow)
 	}
 	p.cut = p.cut || d.cut
-	s := p.suspended[name]
+	s, until := p.suspended[name], p.quiet[tenantOf(name)]
 	switch {
 	case d.verdict.Cause != "":
 		p.suspend(name, d.tenant, d.verdict)
+		if d.verdict.RetryAfter > 0 {
+			p.hush(name, d.verdict)
+		}
+	case now.Before(until):
+		current, _ := p.w.o.Tenants().Get(tenantOf(name))
+		p.wait(name, &suspension{since: now, cause: lane.CauseThrottled, tenant: current, failed: now}, until)
 	case s != nil && s.expiring:
 	case s != nil && (d.accepted || slices.Contains(d.outcomes, lane.Ended)):
 		p.open(name)

@@ -174,6 +174,8 @@ type Worker struct {
 
 	mu         sync.Mutex
 	partitions map[int]*status // those assigned now
+
+	taken taken
 }
 
 // New returns a worker. Run starts it.
