@@ -2,6 +2,7 @@ package chaos
 
 import (
 	"bufio"
+	"bytes"
 	"context"
 	"crypto/sha256"
 	"encoding/base64"
@@ -12,7 +13,10 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
+	"strconv"
 	"strings"
+	"time"
 
 	"refinersource/internal/checker"
 )
@@ -163,29 +167,59 @@ func eachCommit(history string, f func(checker.Commit)) error {
 	}
 }
 
-// passed is when places came to wait at a cursor, from the recorded commits.
-type passed struct {
-	suspended map[place][]int64 // commits that say that the tenant is suspended there
-	any       map[place][]int64
-	longest   int // metadata
+// longestMetadata is the largest of the recorded commits, in bytes.
+func (n *numbers) longestMetadata() (int, error) {
+	longest := 0
+	err := eachCommit(n.history, func(c checker.Commit) { longest = max(longest, len(c.Metadata)) })
+	return longest, err
 }
 
-func (n *numbers) passedPlaces() (passed, error) {
-	p := passed{suspended: make(map[place][]int64), any: make(map[place][]int64)}
-	var broken error
-	err := eachCommit(n.history, func(c checker.Commit) {
-		p.longest = max(p.longest, len(c.Metadata))
-		all, err := waitersIn(c.Metadata)
-		if err != nil && broken == nil {
-			broken = fmt.Errorf("commit of partition %d at %d: %w", c.Partition, c.Offset, err)
+// suspendedMessage is what a worker logs when it suspends a tenant in a partition.
+const suspendedMessage = "suspend a tenant"
+
+// suspensions are the times at which the workers suspended each place, as their logs
+// say. A commit says it later: when it has come to the tenant's events.
+func (n *numbers) suspensions() (map[place][]int64, error) {
+	all := make(map[place][]int64)
+	for _, m := range n.workers {
+		if err := suspensionsIn(filepath.Join(n.procs.logs, workerName(m.index)+".log"), all); err != nil {
+			return nil, err
 		}
-		for _, one := range all {
-			at := place{n.numberOf(one.tag), c.Partition}
-			p.any[at] = append(p.any[at], c.At)
-			if one.cause != slowCause && one.cause != untoldCause {
-				p.suspended[at] = append(p.suspended[at], c.At)
-			}
+	}
+	for _, times := range all {
+		slices.Sort(times)
+	}
+	return all, nil
+}
+
+func suspensionsIn(file string, all map[place][]int64) error {
+	f, err := os.Open(file)
+	if err != nil {
+		return fmt.Errorf("open a worker's log: %w", err)
+	}
+	defer func() { _ = f.Close() }()
+	lines := bufio.NewScanner(f)
+	lines.Buffer(nil, 1<<20)
+	for lines.Scan() {
+		if !bytes.Contains(lines.Bytes(), []byte(suspendedMessage)) {
+			continue
 		}
-	})
-	return p, errors.Join(err, broken)
+		var line struct {
+			Message   string    `json:"msg"`
+			At        time.Time `json:"ts"`
+			Tenant    string    `json:"tenant"`
+			Partition int       `json:"partition"`
+		}
+		if json.Unmarshal(lines.Bytes(), &line) != nil || line.Message != suspendedMessage {
+			continue
+		}
+		if i, err := strconv.Atoi(strings.TrimPrefix(line.Tenant, "t")); err == nil {
+			at := place{i, line.Partition}
+			all[at] = append(all[at], line.At.UnixNano())
+		}
+	}
+	if err := lines.Err(); err != nil {
+		return fmt.Errorf("read a worker's log: %w", err)
+	}
+	return nil
 }

@@ -46,15 +46,8 @@ type making struct {
 // slowEvery is how seldom a body comes slowly.
 const slowEvery = 250
 
-// variants makes n requests: same seed, same requests. The classes come in turn.
-func variants(seed uint64, n int) []variant {
-	all := make([]variant, n)
-	for i := range all {
-		all[i] = oneVariant(seed, i)
-	}
-	return all
-}
-
+// oneVariant makes the i-th request: same seed, same request. The classes come in
+// turn.
 func oneVariant(seed uint64, i int) variant {
 	r := seeded(seed, i)
 	k := makers[i%len(makers)]
@@ -244,6 +237,7 @@ var makers = []maker{
 		m.answer("many", "{"+strings.TrimSuffix(b.String(), ",")+"}")
 		if m.r.IntN(2) == 0 && !m.canonical {
 			m.body = m.good(m.i)
+			m.answer("last", "0")
 			m.replace(`"data":{`, `"data":{`+b.String())
 		}
 	}},
