@@ -20,9 +20,10 @@ type NumbersOptions struct {
 	Seed              uint64
 	Only              []string // names of parts: see NumbersParts; without any all
 
-	Tenants, Active int // configured; with live load
-	Failing         int // of the active, in percent
-	Rate            float64
+	Tenants, Active int     // configured; with live load
+	Failing         int     // of the active, in percent
+	Rate            float64 // live events a second
+	Ratio           float64 // what the healthy tenants' p99 may grow by
 	Senders         int
 	Warm            time.Duration // before the baseline
 	Baseline        time.Duration
@@ -58,7 +59,8 @@ func (o NumbersOptions) withDefaults() NumbersOptions {
 	def(&o.Tenants, 5000)
 	def(&o.Active, 1000)
 	def(&o.Failing, 10)
-	def(&o.Rate, 250)
+	def(&o.Rate, 200)
+	def(&o.Ratio, 1.5)
 	def(&o.Senders, 48)
 	def(&o.Warm, 10*time.Second)
 	def(&o.Baseline, 40*time.Second)
@@ -88,8 +90,8 @@ func (o NumbersOptions) validate() error {
 	if need := o.Active + o.Recovering + o.Suspended + badTenants; o.Tenants < need {
 		errs = append(errs, fmt.Errorf("%d tenants are too few: the active, the recovering, the suspended and %d more need %d", o.Tenants, badTenants, need))
 	}
-	if o.Failing < 1 || o.Failing > 50 || o.Rate <= 0 {
-		errs = append(errs, errors.New("want 1 to 50 percent that fail, and a positive rate"))
+	if o.Failing < 1 || o.Failing > 50 || o.Rate <= 0 || o.Ratio < 1 {
+		errs = append(errs, errors.New("want 1 to 50 percent that fail, a positive rate and a ratio of at least 1"))
 	}
 	if len(o.failing()) < 1 {
 		errs = append(errs, fmt.Errorf("%d percent of %d active tenants are none", o.Failing, o.Active))

@@ -17,7 +17,9 @@ var (
 )
 
 // LatencyBound is what a p99 may be after one of before.
-func LatencyBound(before time.Duration) time.Duration { return bound(Quantiles{N: 1, P99: before}) }
+func LatencyBound(before time.Duration) time.Duration {
+	return bound(Quantiles{N: 1, P99: before}, 1.5)
+}
 
 // TenantParts are the tenants by their part.
 func TenantParts(o NumbersOptions) (healthy, failing, others []int) {

@@ -46,7 +46,7 @@ const (
 )
 
 // backlogUsers are the users of a tenant that recovers.
-const backlogUsers = 50
+const backlogUsers = 100
 
 // account's user: one of those that have an account, by number.
 func userOf(k int) int { return k/9*10 + k%9 }
@@ -58,7 +58,7 @@ func (n *numbers) measureRecovery(ctx context.Context) (err error) {
 		return err
 	}
 	// Each POST has an event of each user, so that a user's are one after another.
-	err = n.forTenants(ctx, tenants, 4, func(ctx context.Context, r *rand.Rand, tenant int) error {
+	err = n.forTenants(ctx, tenants, 12, func(ctx context.Context, r *rand.Rand, tenant int) error {
 		for left := n.o.Waiting; left > 0; {
 			users := make([]int, min(left, backlogUsers))
 			for k := range users {

@@ -75,7 +75,6 @@ func (r *NumbersReport) write(dir string) error {
 
 // The gates.
 const (
-	latencyRatio     = 1.5
 	latencyGrace     = 100 * time.Millisecond
 	suspendWithin    = 5 * time.Second
 	recoverWithin    = time.Minute
@@ -130,15 +129,15 @@ func (t *rows) add(part, what, gate string, ok bool, format string, args ...any)
 }
 
 // bound is what a p99 may be.
-func bound(baseline Quantiles) time.Duration {
-	return max(time.Duration(latencyRatio*float64(baseline.P99)), baseline.P99+latencyGrace)
+func bound(baseline Quantiles, ratio float64) time.Duration {
+	return max(time.Duration(ratio*float64(baseline.P99)), baseline.P99+latencyGrace)
 }
 
 // meanwhile is the row of the healthy tenants' latency in a window.
 func (t *rows) meanwhile(part, what string, in window, gated bool) {
 	took, missing := t.n.watch.latencies(t.n.o.healthy(), in)
 	before, _ := t.n.watch.latencies(t.n.o.healthy(), t.n.baseline)
-	q, most := quantiles(took), bound(quantiles(before))
+	q, most := quantiles(took), bound(quantiles(before), t.n.o.Ratio)
 	gate := ""
 	if gated {
 		gate = fmt.Sprintf("p99 <= %v", short(most))
