@@ -83,7 +83,7 @@ func TestOptionsThatCannotBeMeasuredAreRefused(t *testing.T) {
 
 func TestVariantsComeFromTheSeed(t *testing.T) {
 	t.Parallel()
-	const n = 400
+	const n = 105
 	first, again, other := chaos.Variants(7, n), chaos.Variants(7, n), chaos.Variants(8, n)
 	same := 0
 	for i := range n {
@@ -101,7 +101,7 @@ func TestVariantsComeFromTheSeed(t *testing.T) {
 
 func TestVariantsHaveEveryClass(t *testing.T) {
 	t.Parallel()
-	const n = 1050
+	const n = 420
 	count := make(map[string]int)
 	valid := make(map[string]int)
 	slow, chunked, over := 0, 0, 0
@@ -149,7 +149,7 @@ func TestVariantsHaveEveryClass(t *testing.T) {
 func TestVariantsDiffer(t *testing.T) {
 	t.Parallel()
 	seen := make(map[string]int)
-	for i, v := range chaos.Variants(1, 800) {
+	for i, v := range chaos.Variants(1, 420) {
 		if v.Class == "around" || v.Class == "nesting" || v.Class == "truncated" || v.Class == "batches" {
 			continue
 		}
