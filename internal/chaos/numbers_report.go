@@ -121,7 +121,7 @@ func (n *numbers) report(check checker.Report) (*NumbersReport, error) {
 	}
 	violations := Violations(check)
 	t.add("all", "the checker", "0 violations", violations == 0, "%d violations in %d events, %d calls sent again", violations, check.Events, check.Repeats.Calls)
-	return &NumbersReport{Seed: n.o.Seed, Rows: t.all, Problems: n.injector.problems, Check: check}, nil
+	return &NumbersReport{Seed: n.o.Seed, Rows: t.all, Problems: append([]string{}, n.injector.problems...), Check: check}, nil
 }
 
 func (t *rows) add(part, what, gate string, ok bool, format string, args ...any) {
