@@ -31,7 +31,7 @@ func execute() int {
 		SilenceUsage: true, SilenceErrors: true, Example: "  go run ./cmd/refiner-chaos run --seed 1 --duration 2m --events 20000 --dir /tmp/chaos-1",
 	}
 	root.CompletionOptions.DisableDefaultCmd = true
-	root.AddCommand(newRun(), newShort(), newCheck(), newMutants())
+	root.AddCommand(newRun(), newShort(), newCheck(), newMutants(), newNumbers())
 	switch err := root.ExecuteContext(ctx); {
 	case err == nil:
 		return 0
@@ -93,7 +93,7 @@ func addFlags(cmd *cobra.Command, o *chaos.Options) {
 }
 
 func makeRun(cmd *cobra.Command, o chaos.Options) error {
-	if err := locate(&o); err != nil {
+	if err := locate(&o.Root, &o.Dir); err != nil {
 		return err
 	}
 	o.Progress = func(s string) { fmt.Fprintln(os.Stderr, s) }
@@ -112,33 +112,33 @@ func makeRun(cmd *cobra.Command, o chaos.Options) error {
 }
 
 // locate fills in the module and the directory.
-func locate(o *chaos.Options) error {
-	if o.Root == "" {
-		dir, err := os.Getwd()
+func locate(root, dir *string) error {
+	if *root == "" {
+		here, err := os.Getwd()
 		if err != nil {
 			return fmt.Errorf("find the working directory: %w", err)
 		}
-		for o.Root = dir; ; o.Root = filepath.Dir(o.Root) {
-			if _, err := os.Stat(filepath.Join(o.Root, "go.mod")); err == nil {
+		for *root = here; ; *root = filepath.Dir(*root) {
+			if _, err := os.Stat(filepath.Join(*root, "go.mod")); err == nil {
 				break
 			}
-			if o.Root == filepath.Dir(o.Root) {
+			if *root == filepath.Dir(*root) {
 				return errors.New("there is no go.mod here or above; name the module with --root")
 			}
 		}
 	}
-	if o.Dir == "" {
-		dir, err := os.MkdirTemp("", "chaos-")
+	if *dir == "" {
+		made, err := os.MkdirTemp("", "chaos-")
 		if err != nil {
 			return fmt.Errorf("make a directory: %w", err)
 		}
-		o.Dir = dir
+		*dir = made
 	}
-	dir, err := filepath.Abs(o.Dir)
+	full, err := filepath.Abs(*dir)
 	if err != nil {
 		return fmt.Errorf("find the run's directory: %w", err)
 	}
-	o.Dir = dir
+	*dir = full
 	return nil
 }
 
@@ -186,7 +186,7 @@ func newMutants() *cobra.Command {
 			}
 			return nil
 		}
-		if err := locate(&o); err != nil {
+		if err := locate(&o.Root, &o.Dir); err != nil {
 			return err
 		}
 		verdicts, err := chaos.RunMutants(cmd.Context(), chaos.MutantsOptions{

@@ -107,6 +107,12 @@ func (l *Load) sender(ctx context.Context, s, events int, begun time.Time) {
 
 // post posts an event until it is accepted, at most so many times.
 func (l *Load) post(ctx context.Context, g generated, times int) bool {
+	_, accepted := l.posted(ctx, g, times)
+	return accepted
+}
+
+// posted is post that tells the last answer.
+func (l *Load) posted(ctx context.Context, g generated, times int) (last checker.Sent, accepted bool) {
 	wait := 100 * time.Millisecond
 	for n := 1; ; n++ {
 		sent := l.attempt(ctx, g)
@@ -116,10 +122,10 @@ func (l *Load) post(ctx context.Context, g generated, times int) bool {
 			l.Unanswered.Add(1)
 		}
 		if sent.Status == http.StatusAccepted || sent.Status >= 400 && sent.Status < 500 && sent.Status != http.StatusTooManyRequests {
-			return sent.Status == http.StatusAccepted
+			return sent, sent.Status == http.StatusAccepted
 		}
 		if n >= times || !pause(ctx, wait) {
-			return false
+			return sent, false
 		}
 		wait = min(2*wait, 3*time.Second)
 	}

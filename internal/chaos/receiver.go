@@ -15,6 +15,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"refinersource/internal/checker"
@@ -32,7 +33,6 @@ type Receiver struct {
 	// Set before the first request:
 	lenient bool          // it takes any key
 	latency time.Duration // of every answer; 0 is a few milliseconds
-
 	mu      sync.Mutex
 	rand    *rand.Rand
 	modes   map[string]*treatment // by tenant
@@ -44,6 +44,8 @@ type Receiver struct {
 	// first accepted request; recoveries is how long that took.
 	recovering map[string]time.Time
 	recoveries []time.Duration
+
+	told atomic.Pointer[func(*checker.Request)]
 }
 
 // Counts are what a receiver has seen.
@@ -95,6 +97,9 @@ func (r *Receiver) close() {
 		_ = s.Close()
 	}
 }
+
+// listen makes f be told of each request when its answer has ended.
+func (r *Receiver) listen(f func(*checker.Request)) { r.told.Store(&f) }
 
 // treat makes tenants be treated so from now on; nil treats them well.
 func (r *Receiver) treat(tenants []string, m Mode) {
@@ -174,6 +179,9 @@ func (r *Receiver) serve(w http.ResponseWriter, q *http.Request, worker string) 
 	case <-q.Context().Done():
 	}
 	respond(w, q, &note, &answer)
+	if f := r.told.Load(); f != nil {
+		(*f)(&note)
+	}
 	r.file(held, &note)
 }
 
