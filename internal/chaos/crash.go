@@ -39,8 +39,8 @@ var moments = map[string]moment{
 	"after_dlq_before_commit":   {sight: Sight{API: apiProduce}, passes: true},
 
 	"before_ack": {sight: Sight{API: apiProduce, Up: true}, passes: true}, // the broker has it
-	"after_ack":  {sight: Sight{API: apiProduce}},                        // it is acknowledged, and nobody knows
-	"after_202":  {sight: Sight{API: apiProduce}, passes: true},          // right before or behind the answer
+	"after_ack":  {sight: Sight{API: apiProduce}},                         // it is acknowledged, and nobody knows
+	"after_202":  {sight: Sight{API: apiProduce}, passes: true},           // right before or behind the answer
 }
 
 func (m moment) is(s Sight) bool {

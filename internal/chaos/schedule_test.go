@@ -167,6 +167,10 @@ func TestScheduleTakesNames(t *testing.T) {
 	if all := schedule(t, o); slices.ContainsFunc(all, func(in chaos.Injection) bool { return in.Fault == "F10" }) {
 		t.Error("a lone broker is killed")
 	}
+	o.Faults = "F48"
+	if len(schedule(t, o)) == 0 {
+		t.Error("a lone broker is not restarted")
+	}
 	o.Faults = "none"
 	if all := schedule(t, o); len(all) != 0 {
 		t.Errorf("%d faults, want none", len(all))

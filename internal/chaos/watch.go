@@ -135,7 +135,7 @@ func (f *frames) read(data []byte, up bool, show func(size int, head []byte) boo
 			f.left, i = f.left-n, i+n
 			continue
 		}
-		begun := i - len(f.head)
+		begun := i
 		n := min(need-len(f.head), len(data)-i)
 		f.head, i = append(f.head, data[i:i+n]...), i+n
 		if len(f.head) < need {
@@ -145,7 +145,7 @@ func (f *frames) read(data []byte, up bool, show func(size int, head []byte) boo
 		f.left = size - (need - sizeBytes)
 		f.blind = f.left < 0
 		if !f.blind && !show(size, f.head[sizeBytes:]) {
-			return max(0, begun)
+			return begun
 		}
 		f.head = f.head[:0]
 	}

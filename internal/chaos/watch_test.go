@@ -49,8 +49,12 @@ func TestWatchSeesRequestsAndTheirAnswers(t *testing.T) {
 	t.Parallel()
 	sent := slices.Concat(same(produce, 7, 0), same(commit, 2, 2000), same(18, 0, 3))
 	want := []chaos.Sight{
-		{Up: true, API: produce, Size: 8}, {Up: true, API: commit, Size: 2008}, {Up: true, API: 18, Size: 11},
-		{API: produce, Size: 8}, {API: commit, Size: 2008}, {API: 18, Size: 11},
+		{Up: true, API: produce, Size: 8},
+		{Up: true, API: commit, Size: 2008},
+		{Up: true, API: 18, Size: 11},
+		{API: produce, Size: 8},
+		{API: commit, Size: 2008},
+		{API: 18, Size: 11},
 	}
 	for _, piece := range []int{1, 3, 5, 11, 1000, len(sent)} {
 		synctest.Test(t, func(t *testing.T) {
