@@ -12,7 +12,7 @@ import (
 // Commands that start another with less than it is used to. A shell's limit holds
 // for both kinds of limit, so that a program cannot raise it again.
 var (
-	fewFiles     = []string{"sh", "-c", `ulimit -n 64 && exec "$@"`, "sh"}
+	fewFiles     = []string{"sh", "-c", `ulimit -n 32 && exec "$@"`, "sh"} // a dozen are always open
 	fullDevice   = []string{"sh", "-c", `exec "$@" 2>/dev/full`, "sh"}
 	littleMemory = []string{"env", "GOMEMLIMIT=40MiB"}
 )
