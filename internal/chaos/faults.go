@@ -101,9 +101,19 @@ func (j *injector) problem(format string, args ...any) {
 	j.mu.Unlock()
 }
 
-// refusedTopics is the exit code of a worker that does not take the topics as it
-// finds them, and so of one that starts while F37 or F17 has changed them.
+// refusedTopics is the exit code of a worker or an ingress that does not take the
+// topics as it finds them, and so of one that starts while F17, F19 or F37 has
+// changed them.
 const refusedTopics = 1
+
+// ended says how a process ended by itself.
+func (j *injector) ended(name string, code int) {
+	if code == refusedTopics && j.recordsRefused() {
+		j.logger("%s does not take the topics as they are, and is started again", name)
+		return
+	}
+	j.problem("%s ended by itself with exit code %d; see its log", name, code)
+}
 
 // keep starts again what ended by itself, as an orchestrator does, until ctx ends.
 func (j *injector) keep(ctx context.Context) {
@@ -114,17 +124,13 @@ func (j *injector) keep(ctx context.Context) {
 			if !fell {
 				continue
 			}
-			if code == refusedTopics && j.recordsRefused() {
-				j.logger("%s does not take the topics as they are, and is started again", p.Name)
-			} else {
-				j.problem("%s ended by itself with exit code %d; see its log", p.Name, code)
-			}
+			j.ended(p.Name, code)
 			if err := j.startWorker(m); err != nil {
 				j.problem("%v", err)
 			}
 		}
 		if code, fell := j.front().fell(); fell {
-			j.problem("the ingress ended by itself with exit code %d; see its log", code)
+			j.ended("the ingress", code)
 			if err := j.startIngress(); err != nil {
 				j.problem("%v", err)
 			}
