@@ -96,10 +96,14 @@ func (i *installation) front() *Process {
 	return i.ingress
 }
 
-// startIngress starts the ingress, as the argument of a command if one is given.
+// startIngress starts the ingress if it is ended, as the argument of a command if
+// one is given.
 func (i *installation) startIngress(within ...string) error {
 	i.mu.Lock()
 	defer i.mu.Unlock()
+	if i.ingress != nil && !i.ingress.ended() {
+		return nil
+	}
 	p, err := i.procs.start("ingress", append(within, i.binary, "ingress", "--brokers", i.cluster.addresses(ingressClient),
 		"--topic-prefix", i.prefix, "--tenants", i.fleet.file(-1), "--listen", i.listen, "--admin-listen", i.ingressAdmin,
 		"--tenant-metrics=false")...)

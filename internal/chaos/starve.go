@@ -2,6 +2,7 @@ package chaos
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"runtime"
 	"sync"
@@ -54,30 +55,21 @@ func (j *injector) starveOfMemory(ctx context.Context, in Injection) error {
 	}
 	ending.Wait()
 	pause(ctx, in.For/3)
-	for i, m := range j.workers {
-		if errs[i] == nil {
-			errs[i] = j.startWorker(m, littleMemory...)
-		}
+	for _, m := range j.workers {
+		errs = append(errs, j.startWorker(m, littleMemory...))
 	}
 	pause(ctx, in.For)
-	for i, m := range j.workers {
-		if errs[i] == nil {
-			errs[i] = j.replace(ctx, m)
-		}
-		if errs[i] != nil {
-			return errs[i]
-		}
+	for _, m := range j.workers {
+		errs = append(errs, j.replace(ctx, m))
 	}
-	return nil
+	return errors.Join(errs...)
 }
 
 // replaceIngress ends the ingress as a roll-out does and starts it again, as the
 // argument of a command if one is given.
 func (j *injector) replaceIngress(within ...string) error {
-	if _, err := j.front().terminate(drainPatience); err != nil {
-		return err
-	}
-	return j.startIngress(within...)
+	_, err := j.endInOrder(j.front())
+	return errors.Join(err, j.startIngress(within...))
 }
 
 // spin keeps all processors busy: two processes for each that do nothing else.
