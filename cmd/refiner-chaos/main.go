@@ -55,7 +55,7 @@ func newRun() *cobra.Command {
 }
 
 func newShort() *cobra.Command {
-	o := chaos.Options{}
+	o := chaos.Options{Gate: true}
 	cmd := &cobra.Command{
 		Use: "short", Short: "The run of the gate: at least 40 faults in some eight minutes", Args: cobra.NoArgs, Example: "  refiner-chaos short",
 	}
@@ -82,7 +82,7 @@ func addFlags(cmd *cobra.Command, o *chaos.Options) {
 	f.IntVar(&o.Brokers, "brokers-count", 3, "brokers")
 	f.IntVar(&o.Workers, "workers", 3, "workers")
 	f.IntVar(&o.Partitions, "partitions", 12, "of the topics")
-	f.StringVar(&o.Faults, "faults", "safety", "safety, liveness, none, or names such as F1,F10")
+	f.StringVar(&o.Faults, "faults", "safety", "safety, liveness, none, or names such as F1,F10,F15:mid_commit")
 	f.BoolVar(&o.NoCopies, "no-copies", false, "senders post no event twice on purpose")
 	f.BoolVar(&o.Long, "long", false, "with faults that take long")
 	f.DurationVar(&o.Session, "session", 12*time.Second, "of the consumer group, where the worker has a flag for it")

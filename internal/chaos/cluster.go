@@ -77,6 +77,7 @@ func startCluster(ctx context.Context, procs *supervisor, free *ports, root, dir
 			if err != nil {
 				return nil, err
 			}
+			p.SpeakKafka()
 			b.proxies = append(b.proxies, p)
 			name := strings.ToUpper(strings.ReplaceAll(client, "-", ""))
 			listeners = append(listeners, name+"://"+address)

@@ -89,6 +89,12 @@ func (c *Cluster) read(ctx context.Context, topic string, f func(*kgo.Record)) e
 	if err != nil {
 		return err
 	}
+	return c.readBetween(ctx, topic, bounds, f)
+}
+
+// readBetween calls f with every record of a topic within bounds, each partition's
+// in order.
+func (c *Cluster) readBetween(ctx context.Context, topic string, bounds []checker.Bounds, f func(*kgo.Record)) error {
 	from := make(map[int32]kgo.Offset)
 	left := make(map[int32]int64) // by partition: where to stop
 	var seeds []string
@@ -131,24 +137,32 @@ func (c *Cluster) read(ctx context.Context, topic string, f func(*kgo.Record)) e
 	return nil
 }
 
-// dumpLog writes the events topic into the history, each partition in order.
-func (c *Cluster) dumpLog(ctx context.Context, topic, dir string) (int, error) {
+// dumpLog writes the events topic into the history, each partition in order: first
+// what was deleted from it, then what is there.
+func (c *Cluster) dumpLog(ctx context.Context, topic, dir string, deleted ...checker.Record) (int, error) {
 	out, err := createLines(dir, checker.LogFile)
 	if err != nil {
 		return 0, err
 	}
-	n := 0
+	for i := range deleted {
+		out.write(&deleted[i])
+	}
+	n := len(deleted)
 	err = c.read(ctx, topic, func(r *kgo.Record) {
 		n++
-		headers := make(map[string]string, len(r.Headers))
-		for _, h := range r.Headers {
-			headers[h.Key] = string(h.Value)
-		}
-		out.write(&checker.Record{
-			Partition: int(r.Partition), Offset: r.Offset, Key: r.Key, Headers: headers, Value: r.Value, Time: r.Timestamp.UnixNano(),
-		})
+		line := logged(r)
+		out.write(&line)
 	})
 	return n, errors.Join(err, out.close())
+}
+
+// logged is a record of the events topic as the history has it.
+func logged(r *kgo.Record) checker.Record {
+	headers := make(map[string]string, len(r.Headers))
+	for _, h := range r.Headers {
+		headers[h.Key] = string(h.Value)
+	}
+	return checker.Record{Partition: int(r.Partition), Offset: r.Offset, Key: r.Key, Headers: headers, Value: r.Value, Time: r.Timestamp.UnixNano()}
 }
 
 // dumpLetters writes the topic of dead letters into the history.

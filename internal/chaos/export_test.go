@@ -2,8 +2,9 @@ package chaos
 
 // What tests of this package see of its inside.
 var (
-	WriteOverlay = writeOverlay
-	CursorsIn    = cursorsIn
+	WriteOverlay  = writeOverlay
+	CursorsIn     = cursorsIn
+	WorkerMoments = workerMoments
 )
 
 // GeneratedEvent is an event of a stream.
@@ -29,4 +30,10 @@ func Scenarios() []string {
 		all = append(all, name)
 	}
 	return all
+}
+
+// IsMoment reports whether there is a moment of that name.
+func IsMoment(name string) bool {
+	_, ok := moments[name]
+	return ok
 }

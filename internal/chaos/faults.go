@@ -34,6 +34,8 @@ type injector struct {
 	lastBroker   time.Time
 	refusing     int // topics that take no records
 	lastRefusal  time.Time
+	trimming     sync.Mutex
+	trimmed      []checker.Record // what was deleted from the log, in order
 }
 
 // kill is the end of a worker, and what it had.
@@ -99,9 +101,19 @@ func (j *injector) problem(format string, args ...any) {
 	j.mu.Unlock()
 }
 
-// refusedTopics is the exit code of a worker that does not take the topics as it
-// finds them, and so of one that starts while F37 or F17 has changed them.
+// refusedTopics is the exit code of a worker or an ingress that does not take the
+// topics as it finds them, and so of one that starts while F17, F19 or F37 has
+// changed them.
 const refusedTopics = 1
+
+// ended says how a process ended by itself.
+func (j *injector) ended(name string, code int) {
+	if code == refusedTopics && j.recordsRefused() {
+		j.logger("%s does not take the topics as they are, and is started again", name)
+		return
+	}
+	j.problem("%s ended by itself with exit code %d; see its log", name, code)
+}
 
 // keep starts again what ended by itself, as an orchestrator does, until ctx ends.
 func (j *injector) keep(ctx context.Context) {
@@ -112,17 +124,13 @@ func (j *injector) keep(ctx context.Context) {
 			if !fell {
 				continue
 			}
-			if code == refusedTopics && j.recordsRefused() {
-				j.logger("%s does not take the topics as they are, and is started again", p.Name)
-			} else {
-				j.problem("%s ended by itself with exit code %d; see its log", p.Name, code)
-			}
+			j.ended(p.Name, code)
 			if err := j.startWorker(m); err != nil {
 				j.problem("%v", err)
 			}
 		}
 		if code, fell := j.front().fell(); fell {
-			j.problem("the ingress ended by itself with exit code %d; see its log", code)
+			j.ended("the ingress", code)
 			if err := j.startIngress(); err != nil {
 				j.problem("%v", err)
 			}
@@ -156,8 +164,24 @@ func (j *injector) strike(ctx context.Context, in Injection, f *checker.Fault) e
 		j.front().kill()
 		pause(ctx, in.For)
 		return j.startIngress()
+	case "F9":
+		return j.crash(ctx, in, []place{j.frontPlace()}, f)
 	case "F10", "F11", "F12", "F13", "F14":
 		return j.killBrokers(ctx, in, f)
+	case "F15":
+		return j.crashWorker(ctx, in, m, r, f)
+	case "F16":
+		return j.loseCommitAnswers(ctx, in, m, f)
+	case "F19":
+		return j.failProduce(ctx, in, f)
+	case "F38":
+		return j.trim(ctx, in, r, f)
+	case "F40", "F41", "F43":
+		return j.starve(ctx, in, m, f)
+	case "F42":
+		return j.spin(ctx, in)
+	case "F48":
+		return j.restartBrokers(ctx, in, f)
 	case "F20":
 		return j.storm(ctx, in, r)
 	case "F46":
@@ -272,24 +296,55 @@ const drainPatience = 60 * time.Second
 func (j *injector) restart(ctx context.Context, in Injection, f *checker.Fault) error {
 	f.Target = "each worker in turn"
 	for _, m := range j.workers {
-		begun := time.Now()
-		took, err := m.running().terminate(drainPatience)
-		if err != nil && !j.brokersStruck(begun) {
+		if err := j.replace(ctx, m); err != nil {
 			return err
 		}
-		j.mu.Lock()
-		j.terminations = append(j.terminations, took)
-		j.mu.Unlock()
-		if err := j.startWorker(m); err != nil {
-			return err
-		}
-		ready, cancel := context.WithTimeout(ctx, 20*time.Second)
-		_ = await(ready, "the worker", 200*time.Millisecond, func(ctx context.Context) bool { return isReady(ctx, m.admin) })
-		cancel()
 		if !pause(ctx, in.For/time.Duration(len(j.workers))) {
 			return nil
 		}
 	}
+	return nil
+}
+
+// terminate ends a worker as a roll-out does, and notes how long it took.
+func (j *injector) terminate(m *member) error {
+	took, err := j.endInOrder(m.running())
+	if err != nil || took == 0 {
+		return err
+	}
+	j.mu.Lock()
+	j.terminations = append(j.terminations, took)
+	j.mu.Unlock()
+	return nil
+}
+
+// endInOrder ends a process with SIGTERM and demands exit code 0, unless brokers
+// are away or it does not take the topics as they are. One that ended by itself is
+// not our matter here.
+func (j *injector) endInOrder(p *Process) (time.Duration, error) {
+	if p.ended() {
+		return 0, nil
+	}
+	begun := time.Now()
+	took, err := p.terminate(drainPatience)
+	if err == nil || j.brokersStruck(begun) || p.cmd.ProcessState.ExitCode() == refusedTopics && j.recordsRefused() {
+		return took, nil
+	}
+	return took, err
+}
+
+// replace ends a worker as a roll-out does and starts it again, as the argument of
+// a command if one is given.
+func (j *injector) replace(ctx context.Context, m *member, within ...string) error {
+	if err := j.terminate(m); err != nil {
+		return err
+	}
+	if err := j.startWorker(m, within...); err != nil {
+		return err
+	}
+	ready, cancel := context.WithTimeout(ctx, 20*time.Second)
+	defer cancel()
+	_ = await(ready, "the worker", 200*time.Millisecond, func(ctx context.Context) bool { return isReady(ctx, m.admin) })
 	return nil
 }
 
@@ -369,70 +424,6 @@ func (j *injector) sink(ctx context.Context, in Injection, m *member, f *checker
 		errs = append(errs, p.Refuse(false))
 	}
 	return errors.Join(errs...)
-}
-
-// killBrokers ends brokers with SIGKILL and starts them again on their data. It
-// returns when all replicas are in sync.
-func (j *injector) killBrokers(ctx context.Context, in Injection, f *checker.Fault) error {
-	j.mu.Lock()
-	j.unsettled++
-	j.mu.Unlock()
-	defer func() {
-		j.mu.Lock()
-		j.unsettled--
-		j.lastBroker = time.Now()
-		j.mu.Unlock()
-	}()
-	victims, err := j.victims(ctx, in)
-	if err != nil {
-		return err
-	}
-	for _, b := range victims {
-		f.Target += fmt.Sprintf("broker-%d ", b.ID)
-		b.process.signal(sigKill)
-	}
-	for _, b := range victims {
-		j.cluster.kill(b)
-	}
-	pause(ctx, in.For)
-	if err := j.cluster.reviveAll(ctx, victims); err != nil {
-		return err
-	}
-	settle, cancel := context.WithTimeout(ctx, brokerStart)
-	defer cancel()
-	return await(settle, "the brokers to be in sync again", time.Second, func(ctx context.Context) bool {
-		ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
-		defer cancel()
-		_, behind, err := j.cluster.leaders(ctx, j.events())
-		_, behindOffsets, err2 := j.cluster.leaders(ctx, offsetsTopic)
-		return err == nil && err2 == nil && behind+behindOffsets == 0
-	})
-}
-
-func (j *injector) victims(ctx context.Context, in Injection) ([]*Broker, error) {
-	brokers := j.cluster.Brokers
-	switch in.Fault {
-	case "F11":
-		n := in.Target % len(brokers)
-		return []*Broker{brokers[n], brokers[(n+1)%len(brokers)]}, nil
-	case "F12":
-		return brokers, nil
-	case "F13":
-		b, err := j.cluster.coordinator(ctx, j.group)
-		return []*Broker{b}, err
-	case "F14":
-		b, err := j.cluster.controller(ctx)
-		return []*Broker{b}, err
-	default:
-		leads, _, err := j.cluster.leaders(ctx, j.events())
-		most := brokers[0]
-		for _, b := range brokers {
-			if leads[b.ID] > leads[most.ID] {
-				most = b
-			}
-		}
-		return []*Broker{most}, err
-	}
 }
 
 // storm makes a member join and leave the group, again and again.

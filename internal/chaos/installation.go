@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"os/exec"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -95,29 +96,36 @@ func (i *installation) front() *Process {
 	return i.ingress
 }
 
-func (i *installation) startIngress() error {
+// startIngress starts the ingress if it is ended, as the argument of a command if
+// one is given.
+func (i *installation) startIngress(within ...string) error {
 	i.mu.Lock()
 	defer i.mu.Unlock()
-	p, err := i.procs.start("ingress", i.binary, "ingress", "--brokers", i.cluster.addresses(ingressClient),
+	if i.ingress != nil && !i.ingress.ended() {
+		return nil
+	}
+	p, err := i.procs.start("ingress", append(within, i.binary, "ingress", "--brokers", i.cluster.addresses(ingressClient),
 		"--topic-prefix", i.prefix, "--tenants", i.fleet.file(-1), "--listen", i.listen, "--admin-listen", i.ingressAdmin,
-		"--tenant-metrics=false")
+		"--tenant-metrics=false")...)
 	if err == nil {
 		i.ingress = p
 	}
 	return err
 }
 
-func (i *installation) startWorker(m *member) error {
+// startWorker starts a worker that is ended, as the argument of a command if one is
+// given.
+func (i *installation) startWorker(m *member, within ...string) error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if m.process != nil && !m.process.ended() {
 		return nil
 	}
-	p, err := i.procs.start(workerName(m.index), append([]string{
+	p, err := i.procs.start(workerName(m.index), slices.Concat(within, []string{
 		i.binary, "worker", "--brokers", i.cluster.addresses(workerClient(m.index)),
 		"--topic-prefix", i.prefix, "--tenants", i.fleet.file(m.index), "--group", i.group, "--admin-listen", m.admin,
 		"--tenant-metrics=false",
-	}, i.flags...)...)
+	}, i.flags)...)
 	if err == nil {
 		m.process = p
 	}

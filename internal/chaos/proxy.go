@@ -42,6 +42,8 @@ type Proxy struct {
 	listener net.Listener // nil while it refuses
 	toxics   Toxics
 	changed  chan struct{} // closed when the toxics change
+	watch    Watch
+	kafka    bool // it understands Kafka's protocol
 	pairs    map[*pair]struct{}
 	closed   bool
 }
@@ -135,14 +137,17 @@ func (p *Proxy) link(client net.Conn) {
 	c := &pair{proxy: p, client: client, server: server, done: make(chan struct{})}
 	p.mu.Lock()
 	closed := p.closed
+	if p.kafka {
+		c.asked = newAsked()
+	}
 	p.pairs[c] = struct{}{}
 	p.mu.Unlock()
 	if closed {
 		c.abort()
 	}
 	var both sync.WaitGroup
-	both.Go(func() { c.pipe(client, server, func(t Toxics) Toxic { return t.Up }) })
-	both.Go(func() { c.pipe(server, client, func(t Toxics) Toxic { return t.Down }) })
+	both.Go(func() { c.pipe(client, server, true) })
+	both.Go(func() { c.pipe(server, client, false) })
 	both.Wait()
 	c.abort()
 	p.mu.Lock()
@@ -154,6 +159,7 @@ func (p *Proxy) link(client net.Conn) {
 type pair struct {
 	proxy          *Proxy
 	client, server net.Conn
+	asked          *asked // nil where it is not Kafka's protocol
 	once           sync.Once
 	done           chan struct{}
 }
@@ -180,7 +186,14 @@ const (
 )
 
 // pipe carries one direction until its source is closed or the pair is over.
-func (c *pair) pipe(from, to net.Conn, side func(Toxics) Toxic) {
+func (c *pair) pipe(from, to net.Conn, up bool) {
+	side := func(t Toxics) Toxic {
+		if up {
+			return t.Up
+		}
+		return t.Down
+	}
+	var seen frames
 	held := make(chan piece, pieces)
 	eof := make(chan struct{}) // closed when the source is
 	c.proxy.running.Go(func() {
@@ -221,12 +234,20 @@ func (c *pair) pipe(from, to net.Conn, side func(Toxics) Toxic) {
 		if t.Rate > 0 && !c.wait(time.Duration(len(p.data))*time.Second/time.Duration(t.Rate)) {
 			break
 		}
-		cut := t.ResetAfter > 0 && written+int64(len(p.data)) >= t.ResetAfter
-		if cut {
-			p.data = p.data[:max(0, t.ResetAfter-written)]
+		passes, cut, after := c.sighted(up, &seen, p.data)
+		p.data = p.data[:passes]
+		if t.ResetAfter > 0 && written+int64(len(p.data)) >= t.ResetAfter {
+			p.data, cut = p.data[:max(0, t.ResetAfter-written)], true
 		}
-		n, err := to.Write(p.data)
-		written += int64(n)
+		var err error
+		if len(p.data) > 0 {
+			var n int
+			n, err = to.Write(p.data)
+			written += int64(n)
+		}
+		for _, do := range after {
+			do()
+		}
 		if err != nil || cut {
 			c.abort()
 			break

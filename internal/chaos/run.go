@@ -44,6 +44,7 @@ type Options struct {
 	// F1,F10.
 	Faults  string
 	Long    bool          // with faults that take long
+	Gate    bool          // those of the gate alone, of the ones drawn at random
 	Session time.Duration // of the consumer group, where the worker has a flag for it
 	Drain   time.Duration // how long the end may take
 	// Progress is told what happens; nil drops it.
@@ -256,7 +257,7 @@ func (r *run) setUp(ctx context.Context, procs *supervisor, free *ports, cluster
 		return err
 	}
 	if r.planned, err = Schedule(ScheduleOptions{
-		Seed: o.Seed, Duration: o.Duration, Active: min(o.Active, o.Tenants), Brokers: o.Brokers, Faults: o.Faults, Long: o.Long, Session: r.session,
+		Seed: o.Seed, Duration: o.Duration, Active: min(o.Active, o.Tenants), Brokers: o.Brokers, Faults: o.Faults, Long: o.Long, Gate: o.Gate, Session: r.session,
 	}); err != nil {
 		return err
 	}
@@ -460,7 +461,7 @@ func (r *run) dump(ctx context.Context) error {
 		return err
 	}
 	final := checker.Final{At: time.Now().UnixNano(), Positions: positions, Failing: r.failing}
-	if r.log, err = r.cluster.dumpLog(ctx, r.events(), r.history); err != nil {
+	if r.log, err = r.cluster.dumpLog(ctx, r.events(), r.history, r.injector.trimmed...); err != nil {
 		return err
 	}
 	if r.letters, err = r.cluster.dumpLetters(ctx, r.dead(), r.history); err != nil {

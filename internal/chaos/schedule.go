@@ -23,9 +23,28 @@ type Injection struct {
 // kind is a kind of fault as the schedule draws it.
 type kind struct {
 	fault, mode string
+	modes       []string // in place of mode: one after another
 	least, most time.Duration
 	tenants     int // how many at the receiver; -10 is a tenth of the active
 	long        bool
+	young       bool // not in the run of the gate
+	lone        bool // of a broker, also where there is one alone
+}
+
+// deckFor returns what of a kind was asked for: all of it, or none, or some of its
+// modes.
+func (k kind) deckFor(o ScheduleOptions, wanted map[string]bool, brokers bool) (kind, bool) {
+	if k.long && !o.Long || brokers && o.Brokers < 3 && !k.lone {
+		return k, false
+	}
+	if len(wanted) == 0 {
+		return k, !k.young || !o.Gate
+	}
+	if wanted[k.fault] {
+		return k, true
+	}
+	k.modes = slices.DeleteFunc(slices.Clone(k.modes), func(mode string) bool { return !wanted[k.fault+":"+mode] })
+	return k, len(k.modes) > 0 || k.mode != "" && wanted[k.fault+":"+k.mode]
 }
 
 // tracks are the faults by what they strike. Several tracks go on at once.
@@ -44,6 +63,13 @@ var tracks = map[string][]kind{
 		{fault: "F26", mode: "link", least: 5 * time.Second, most: 10 * time.Second},
 		{fault: "F27", mode: "link", least: 5 * time.Second, most: 10 * time.Second},
 		{fault: "F45", least: 40 * time.Second, most: 45 * time.Second, long: true},
+		{fault: "F9", modes: []string{"after_ack", "before_ack", "after_202"}, least: 100 * time.Millisecond, most: 3 * time.Second, young: true},
+		{fault: "F15", modes: workerMoments, least: time.Second, most: 5 * time.Second, young: true},
+		{fault: "F15", modes: workerMoments, least: time.Second, most: 5 * time.Second, young: true},
+		{fault: "F16", modes: []string{"once", "all"}, least: 3 * time.Second, most: 8 * time.Second, young: true},
+		{fault: "F40", mode: "full-device", least: 5 * time.Second, most: 10 * time.Second, young: true},
+		{fault: "F41", mode: "little-memory", least: 10 * time.Second, most: 15 * time.Second, young: true},
+		{fault: "F43", modes: []string{"worker", "ingress"}, least: 10 * time.Second, most: 15 * time.Second, young: true},
 	},
 	"brokers": {
 		{fault: "F10", least: 10 * time.Second, most: 20 * time.Second},
@@ -53,6 +79,7 @@ var tracks = map[string][]kind{
 		{fault: "F14", least: 5 * time.Second, most: 15 * time.Second},
 		{fault: "F46", least: 10 * time.Second, most: 15 * time.Second},
 		{fault: "F47", least: 10 * time.Second, most: 20 * time.Second},
+		{fault: "F48", least: 6 * time.Second, most: 15 * time.Second, young: true, lone: true},
 	},
 	"receiver": {
 		{fault: "F22", mode: "500", least: 30 * time.Second, most: 60 * time.Second, tenants: 1},
@@ -67,6 +94,7 @@ var tracks = map[string][]kind{
 		{fault: "F30", mode: "retry-after-hours", least: 5 * time.Second, most: 10 * time.Second, tenants: 2, long: true},
 		{fault: "F33", mode: "rotate", least: 3 * time.Second, most: 8 * time.Second, tenants: 2},
 		{fault: "F32", mode: "400all", least: 5 * time.Second, most: 15 * time.Second, tenants: 1},
+		{fault: "F38", mode: "500", least: 15 * time.Second, most: 25 * time.Second, tenants: 2, long: true, young: true},
 	},
 	"events": {
 		{fault: "F31", mode: "400", least: 0, most: time.Second},
@@ -75,6 +103,8 @@ var tracks = map[string][]kind{
 		{fault: "F37", least: 10 * time.Second, most: 20 * time.Second},
 		{fault: "F52", least: 10 * time.Second, most: 20 * time.Second},
 		{fault: "F24", least: 10 * time.Second, most: 25 * time.Second},
+		{fault: "F19", modes: []string{"lost", "too-large"}, least: 3 * time.Second, most: 8 * time.Second, young: true},
+		{fault: "F42", least: 10 * time.Second, most: 15 * time.Second, young: true},
 	},
 }
 
@@ -93,8 +123,9 @@ type ScheduleOptions struct {
 	Duration time.Duration
 	Active   int    // tenants with load
 	Brokers  int    // with fewer than three no broker is struck
-	Faults   string // safety: all; none; or names with commas between them
+	Faults   string // safety: all; none; or names with commas between them, each with a mode if that alone is meant: F15:mid_commit
 	Long     bool   // with those that take long
+	Gate     bool   // of all, those of the gate's run alone
 	// Session is how long a group waits for a member that is gone. After a fault
 	// that leaves such a one the next of its track waits as long, so that work is
 	// done between them.
@@ -102,7 +133,7 @@ type ScheduleOptions struct {
 }
 
 // leavers are the faults after which a group waits for members that are gone.
-var leavers = []string{"F1", "F2", "F5", "F6", "F12", "F13", "F20", "F45"}
+var leavers = []string{"F1", "F2", "F5", "F6", "F12", "F13", "F15", "F20", "F45"}
 
 // Schedule draws the faults of a run: the same seed, the same faults. Each kind of
 // a track comes once before any comes again.
@@ -123,10 +154,10 @@ func Schedule(o ScheduleOptions) ([]Injection, error) {
 		source, second, _ := strings.Cut(track, "-")
 		var deck []kind
 		for _, k := range tracks[source] {
-			known[k.fault] = true
-			switch {
-			case len(wanted) > 0 && !wanted[k.fault], k.long && !o.Long, source == "brokers" && o.Brokers < 3:
-			default:
+			for _, mode := range slices.Concat(k.modes, []string{k.mode}) {
+				known[k.fault], known[k.fault+":"+mode] = true, true
+			}
+			if k, ok := k.deckFor(o, wanted, source == "brokers"); ok {
 				deck = append(deck, k)
 			}
 		}
@@ -157,6 +188,7 @@ func deal(r *rand.Rand, track string, deck []kind, gap [2]time.Duration, o Sched
 		return least + time.Duration(r.Int64N(int64(most-least)+1))
 	}
 	at := between(time.Second, gap[1])
+	dealt := make(map[string]int) // by fault: how many of its modes
 	for {
 		fits := false
 		for _, n := range r.Perm(len(deck)) {
@@ -166,6 +198,10 @@ func deal(r *rand.Rand, track string, deck []kind, gap [2]time.Duration, o Sched
 				continue // a shorter one may fit
 			}
 			fits = true
+			if len(k.modes) > 0 {
+				in.Mode = k.modes[(dealt[k.fault]+int(o.Seed%uint64(len(k.modes))))%len(k.modes)]
+				dealt[k.fault]++
+			}
 			count := k.tenants
 			if count < 0 {
 				count = max(1, 2*tenants/-count)

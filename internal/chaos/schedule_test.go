@@ -76,11 +76,79 @@ func TestScheduleDealsEachFaultBeforeItRepeatsOne(t *testing.T) {
 		got[in.Fault] = true
 	}
 	want := []string{
+		"F1", "F10", "F11", "F12", "F13", "F14", "F15", "F16", "F19", "F2", "F20", "F22", "F23", "F24", "F25", "F26", "F27", "F28", "F29", "F3",
+		"F30", "F31", "F32", "F33", "F36", "F37", "F4", "F40", "F41", "F42", "F43", "F46", "F47", "F48", "F5", "F52", "F6", "F7", "F8", "F9",
+	}
+	if d := cmp.Diff(want, slices.Sorted(maps.Keys(got))); d != "" {
+		t.Errorf("faults of half an hour (-want +got):\n%s", d)
+	}
+}
+
+// The gate's run must fail for what is wrong alone.
+func TestGateHasTheFaultsItAlwaysHad(t *testing.T) {
+	t.Parallel()
+	o := safety(3, 30*time.Minute)
+	o.Gate = true
+	got := make(map[string]bool)
+	for _, in := range schedule(t, o) {
+		got[in.Fault] = true
+	}
+	want := []string{
 		"F1", "F10", "F11", "F12", "F13", "F14", "F2", "F20", "F22", "F23", "F24", "F25", "F26", "F27", "F28", "F29", "F3", "F30", "F31", "F32",
 		"F33", "F36", "F37", "F4", "F46", "F47", "F5", "F52", "F6", "F7", "F8",
 	}
 	if d := cmp.Diff(want, slices.Sorted(maps.Keys(got))); d != "" {
-		t.Errorf("faults of half an hour (-want +got):\n%s", d)
+		t.Errorf("faults of the gate (-want +got):\n%s", d)
+	}
+	o.Faults = "F16"
+	if len(schedule(t, o)) == 0 {
+		t.Error("a fault that was asked for by its name is not in the schedule")
+	}
+}
+
+func TestScheduleDealsEachModeBeforeItRepeatsOne(t *testing.T) {
+	t.Parallel()
+	o := safety(5, 10*time.Minute)
+	o.Faults = "F15"
+	seen := make(map[string]int)
+	for _, in := range schedule(t, o) {
+		if seen[in.Mode]++; !slices.Contains(chaos.WorkerMoments, in.Mode) {
+			t.Errorf("F15 has a mode %q", in.Mode)
+		}
+	}
+	least, most := 1<<20, 0
+	for _, mode := range chaos.WorkerMoments {
+		least, most = min(least, seen[mode]), max(most, seen[mode])
+	}
+	if least == 0 || most-least > 1 {
+		t.Errorf("modes %v: some come again before others have come", seen)
+	}
+}
+
+func TestScheduleTakesModes(t *testing.T) {
+	t.Parallel()
+	o := safety(1, 10*time.Minute)
+	o.Faults = "F15:mid_commit,F15:before_dlq,F26:link,F8"
+	got := make(map[string]bool)
+	for _, in := range schedule(t, o) {
+		got[in.Fault+":"+in.Mode] = true
+	}
+	if d := cmp.Diff([]string{"F15:before_dlq", "F15:mid_commit", "F26:link", "F8:"}, slices.Sorted(maps.Keys(got))); d != "" {
+		t.Errorf("faults (-want +got):\n%s", d)
+	}
+	o.Faults = "F15:never"
+	if _, err := chaos.Schedule(o); err == nil {
+		t.Error("a mode that there is not is taken")
+	}
+}
+
+// Every moment that a schedule names must be one.
+func TestMomentsAreKnown(t *testing.T) {
+	t.Parallel()
+	for _, in := range schedule(t, chaos.ScheduleOptions{Seed: 1, Duration: time.Hour, Active: 80, Brokers: 3, Faults: "F9,F15"}) {
+		if !chaos.IsMoment(in.Mode) {
+			t.Errorf("%s has no moment %q", in.Fault, in.Mode)
+		}
 	}
 }
 
@@ -98,6 +166,10 @@ func TestScheduleTakesNames(t *testing.T) {
 	o.Brokers = 1
 	if all := schedule(t, o); slices.ContainsFunc(all, func(in chaos.Injection) bool { return in.Fault == "F10" }) {
 		t.Error("a lone broker is killed")
+	}
+	o.Faults = "F48"
+	if len(schedule(t, o)) == 0 {
+		t.Error("a lone broker is not restarted")
 	}
 	o.Faults = "none"
 	if all := schedule(t, o); len(all) != 0 {
