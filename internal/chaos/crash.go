@@ -47,8 +47,8 @@ func (m moment) is(s Sight) bool {
 	return s.API == m.sight.API && s.Up == m.sight.Up && s.Size >= m.sight.Size
 }
 
-// place is a process that can be struck, and the links that show what it does.
-type place struct {
+// target is a process that can be struck, and the links that show what it does.
+type target struct {
 	name    string
 	process func() *Process
 	brokers []*Proxy
@@ -64,12 +64,12 @@ func (j *injector) brokerLinks(client int) []*Proxy {
 	return all
 }
 
-func (j *injector) frontPlace() place {
-	return place{name: "ingress", process: j.front, brokers: j.brokerLinks(ingressClient), start: func() error { return j.startIngress() }}
+func (j *injector) frontTarget() target {
+	return target{name: "ingress", process: j.front, brokers: j.brokerLinks(ingressClient), start: func() error { return j.startIngress() }}
 }
 
-func (j *injector) workerPlace(m *member) place {
-	return place{
+func (j *injector) workerTarget(m *member) target {
+	return target{
 		name: workerName(m.index), process: m.running, brokers: j.brokerLinks(workerClient(m.index)), sink: j.sinks[m.index],
 		start: func() error { return j.startWorker(m) },
 	}
@@ -83,11 +83,11 @@ const momentPatience = 20 * time.Second
 // a dead letter first, for which there is occasion then.
 func (j *injector) crashWorker(ctx context.Context, in Injection, m *member, r *rand.Rand, f *checker.Fault) error {
 	if moments[in.Mode].sight.API != apiProduce {
-		return j.crash(ctx, in, []place{j.workerPlace(m)}, f)
+		return j.crash(ctx, in, []target{j.workerTarget(m)}, f)
 	}
-	var all []place
+	var all []target
 	for _, m := range j.workers {
-		all = append(all, j.workerPlace(m))
+		all = append(all, j.workerTarget(m))
 	}
 	var occasion sync.WaitGroup
 	var err error
@@ -107,14 +107,14 @@ func (j *injector) crashWorker(ctx context.Context, in Injection, m *member, r *
 // crash ends the first of some processes that comes to a moment with SIGKILL, and
 // starts it again. The moment is found from outside, by what its links carry: what
 // is not to go on is held until the process has ended.
-func (j *injector) crash(ctx context.Context, in Injection, places []place, f *checker.Fault) error {
+func (j *injector) crash(ctx context.Context, in Injection, targets []target, f *checker.Fault) error {
 	what, ok := moments[in.Mode]
 	if !ok {
 		return fmt.Errorf("there is no moment %q", in.Mode)
 	}
-	struck := make(chan place, 1)
+	struck := make(chan target, 1)
 	var once sync.Once
-	for _, at := range places {
+	for _, at := range targets {
 		watch := func(s Sight) (bool, func()) {
 			if !what.is(s) {
 				return false, nil
@@ -137,7 +137,7 @@ func (j *injector) crash(ctx context.Context, in Injection, places []place, f *c
 		at.watch(what, watch)
 		defer at.watch(what, nil)
 	}
-	var victim place
+	var victim target
 	timer := time.NewTimer(momentPatience)
 	defer timer.Stop()
 	select {
@@ -163,7 +163,7 @@ func (j *injector) crash(ctx context.Context, in Injection, places []place, f *c
 	return victim.start()
 }
 
-func (p *place) watch(what moment, w Watch) {
+func (p *target) watch(what moment, w Watch) {
 	if what.sink {
 		p.sink.Watch(w)
 		return

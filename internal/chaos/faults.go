@@ -165,7 +165,7 @@ func (j *injector) strike(ctx context.Context, in Injection, f *checker.Fault) e
 		pause(ctx, in.For)
 		return j.startIngress()
 	case "F9":
-		return j.crash(ctx, in, []place{j.frontPlace()}, f)
+		return j.crash(ctx, in, []target{j.frontTarget()}, f)
 	case "F10", "F11", "F12", "F13", "F14":
 		return j.killBrokers(ctx, in, f)
 	case "F15":

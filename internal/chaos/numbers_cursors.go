@@ -84,6 +84,16 @@ func waitersIn(metadata string) ([]waiter, error) {
 		all[i].cause = untoldCause
 		varint() // from
 	}
+	if flags&16 != 0 { // which of them are of single keys
+		for n := varint(); n > 0 && !bad; n-- {
+			varint()
+			if len(b) < len(cursorTag{}) {
+				return nil, errBroken
+			}
+			b = b[len(cursorTag{}):]
+			varint()
+		}
+	}
 	if flags&4 != 0 {
 		varint() // base
 		for i := range all {
