@@ -135,8 +135,8 @@ func Mutants() []Mutant {
 			Name: "drop-a-cursor", Why: "of the tenants that wait a commit has room for one",
 			Edits: []Edit{{
 				File: "internal/lane/behind.go",
-				Old:  "\t\tif c, ok := q.cursor(to); ok {\n",
-				New:  "\t\tif c, ok := q.cursor(to); ok && len(cursors) < 1 {\n",
+				Old:  "\t\tc, ok := q.cursor(to)\n",
+				New:  "\t\tc, ok := q.cursor(to)\n\t\tok = ok && len(cursors) < 1\n",
 			}},
 			Scenario: "suspended", Rules: []checker.Rule{checker.Commits, checker.Cursors, checker.Complete},
 		},
@@ -144,8 +144,8 @@ func Mutants() []Mutant {
 			Name: "resume-one-past-the-cursor", Why: "the event at the cursor is lost",
 			Edits: []Edit{{
 				File: "internal/lane/behind.go",
-				Old:  "q.behind, q.unread, q.known, q.until = true, c.From, ",
-				New:  "q.behind, q.unread, q.known, q.until = true, c.From+1, ",
+				Old:  "q.behind, q.unread, q.known, q.until, q.upTo = true, c.From, ",
+				New:  "q.behind, q.unread, q.known, q.until, q.upTo = true, c.From+1, ",
 			}},
 			Scenario: "suspended", Rules: []checker.Rule{checker.Complete, checker.Commits},
 		},

@@ -93,7 +93,7 @@ func TestHotUserHoldsUpItselfAlone(t *testing.T) {
 // A crash while a user is set apart repeats what was not committed, in order.
 func TestCrashWhileAUserIsSetApart(t *testing.T) {
 	t.Parallel()
-	inBubble(t, func(t *testing.T, w *world) {
+	inBubble(t, func(_ *testing.T, w *world) {
 		failing := w.fails("acme", segment.Result{Class: segment.Transient, Status: 503})
 		failing.Store(false)
 		w.receiver.latency = func(tenant.ID) time.Duration { return 500 * time.Millisecond }
