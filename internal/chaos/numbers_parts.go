@@ -102,7 +102,7 @@ type suspended struct {
 }
 
 // Users of a tenant that is to be suspended, and how many of a partition's cursors
-// are taken: 266 fit whatever the tags are.
+// are taken: 256 fit whatever the tags are.
 const (
 	placedUsers   = 5
 	cursorsWanted = 255

@@ -110,6 +110,17 @@ var golden = []struct {
 			[]byte{1<<3 | 1, 0xa2, 1}, []byte{0xc8, 1, 2<<3 | 2<<1 | 1, 3<<3 | 3<<1 | 1, 1 << 3}), "r1.AAwCgiszrYfBFtkpihDRsAcJogHIARUfCESXLiQ",
 	},
 	{
+		"keys that are set apart",
+		lane.Metadata{Partitions: 12, Cursors: []lane.Cursor{
+			{Tag: acme, From: 5},
+			{Tag: acme, Key: other, Split: 4, From: 6},
+			{Tag: other, From: 7},
+			{Tag: other, Key: third, From: 8},
+		}},
+		slices.Concat([]byte{16, 12, 4}, acme[:], []byte{5 << 2}, acme[:], []byte{1 << 2}, other[:], []byte{1 << 2}, other[:], []byte{1 << 2},
+			[]byte{2, 1}, other[:], []byte{2, 1}, third[:], []byte{8}), "r1.EAwEgiszrYfBFIIrM62HwQTZKYoQ0bAE2SmKENGwBAIB2SmKENGwAgGx6ZMkUFsIWyg-8Q",
+	},
+	{
 		"since when and why",
 		lane.Metadata{Partitions: 12, Cursors: []lane.Cursor{
 			{Tag: other, From: 5, Since: at(3), Cause: lane.CauseThrottled},
