@@ -34,6 +34,8 @@ type logged struct {
 	finished bool // likewise
 	busy     bool
 
+	of, key lane.Tag
+
 	reached int  // steps that were ever accepted
 	over    bool // it was finished once
 }
@@ -75,6 +77,7 @@ func (m *machine) appendOne(t *rapid.T) {
 		// An offset without an event: a transaction's marker, or one that is gone.
 		e.Event = lane.Event[int]{Offset: e.Offset}
 	}
+	e.of, e.key = tags[e.Lane], tags[e.Event.Key]
 	m.log = append(m.log, e)
 }
 
@@ -160,7 +163,7 @@ func (m *machine) readAgain(t *rapid.T) {
 func (m *machine) catchUp(h lane.Held) {
 	for at := h.Unread; at < m.p.Position(); at++ {
 		e := m.log[at]
-		if e.Lane == "" {
+		if e.Lane != tenant(h.Lane) {
 			continue
 		}
 		event := m.labelled(e)
@@ -429,8 +432,8 @@ func cursorOf(e *logged, cursors []lane.Cursor) (of *lane.Cursor) {
 	for i := range cursors {
 		c := &cursors[i]
 		switch {
-		case e.Lane == "" || c.Tag != tags[e.Lane]:
-		case c.Key == tags[e.Key] && e.Offset >= c.Split:
+		case c.Tag != e.of:
+		case c.Key == e.key && e.Offset >= c.Split:
 			return c
 		case c.Key == lane.Tag{}:
 			of = c
