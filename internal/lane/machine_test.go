@@ -113,7 +113,17 @@ func (m *machine) names() []string {
 // setApart gives the events of a key a lane of their own.
 func (m *machine) setApart(t *rapid.T) {
 	key := rapid.SampledFrom([]string{"x", "y", "z"}).Draw(t, "key")
-	m.p.SetApart(rapid.SampledFrom([]string{"a", "b", "c"}).Draw(t, "lane"), []byte(key), key, time.Unix(1, 0))
+	name := rapid.SampledFrom([]string{"a", "b", "c"}).Draw(t, "lane")
+	if rapid.Bool().Draw(t, "out of memory before") && !m.busy(name) {
+		m.p.Suspend(name, time.Unix(1, 0), lane.CauseUnavailable)
+		m.p.Open(name)
+	}
+	m.p.SetApart(name, []byte(key), key, time.Unix(1, 0))
+}
+
+// busy reports whether a lane has a request in flight.
+func (m *machine) busy(name string) bool {
+	return slices.ContainsFunc(m.open, func(r lane.Request[int]) bool { return r.Lane == name })
 }
 
 func (m *machine) readOne(t *rapid.T) {
@@ -285,7 +295,7 @@ func (m *machine) settle(t *rapid.T, i int, outcomes []lane.Outcome) {
 // name of a lane that has no request in flight.
 func (m *machine) idle(t *rapid.T) string {
 	name := rapid.SampledFrom(m.names()).Draw(t, "lane")
-	if slices.ContainsFunc(m.open, func(r lane.Request[int]) bool { return r.Lane == name }) {
+	if m.busy(name) {
 		t.Skip("busy")
 	}
 	return name
