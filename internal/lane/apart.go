@@ -3,8 +3,6 @@ package lane
 import (
 	"crypto/sha256"
 	"iter"
-	"slices"
-	"strings"
 	"time"
 )
 
@@ -43,12 +41,12 @@ func (p *Partition[T]) SetApart(name string, key []byte, order string, since tim
 		}
 	}
 	k.behind, k.unread, k.since, k.cause = true, k.split, since, CauseSlow
-	p.keep(k)
+	p.admit(k)
 	return true
 }
 
-// keep makes the lane of a key known.
-func (p *Partition[T]) keep(k *queue[T]) {
+// admit makes the lane of a key known.
+func (p *Partition[T]) admit(k *queue[T]) {
 	p.held[k.name] = k
 	p.apart[k.of] = append(p.apart[k.of], k)
 	p.aparts++
@@ -75,23 +73,6 @@ func (p *Partition[T]) LaneOf(name string, key []byte, at Offset) string {
 		}
 	}
 	return name
-}
-
-// Kin yields the other lanes of the tenant of a lane: that which keys were set
-// apart from, and those of these keys. Without such keys there are none.
-func (p *Partition[T]) Kin(name string) iter.Seq[string] {
-	of, _, _ := strings.Cut(name, "\x00")
-	all := slices.Clone(p.apart[of])
-	return func(yield func(string) bool) {
-		if len(all) == 0 || of != name && !yield(of) {
-			return
-		}
-		for _, k := range all {
-			if k.name != name && !yield(k.name) {
-				return
-			}
-		}
-	}
 }
 
 // Heaviest returns the order key that has most of the unfinished events of a lane

@@ -28,7 +28,7 @@ func (p *Partition[T]) Suspend(name string, since time.Time, cause Cause) bool {
 	if !q.behind {
 		q.behind, q.unread = true, p.next
 	}
-	p.drop(q)
+	p.drop(q, 0)
 	p.advance()
 	return true
 }
@@ -54,35 +54,48 @@ func (p *Partition[T]) Open(name string) {
 }
 
 // Pass moves the events of a lane out of the window: from now on a cursor holds
-// them, and the commit point goes on without them. They stay in memory and are
-// sent as before; if they are many, the lane skips live events from here on, and
-// catches up with them by AddBehind. It reports whether that could be done: not if
-// there is no room for one more cursor, or in memory.
+// them, and the commit point goes on without them. As many as the lane may have in
+// memory are sent as before; of more, the later ones leave it, and the lane skips
+// live events from here on, and catches up by AddBehind. It reports whether that
+// could be done: not if there is no room for one more cursor.
 func (p *Partition[T]) Pass(name string, since time.Time, cause Cause) bool {
 	q := p.lanes[name]
-	if q == nil || !p.makeRoom() || !p.hold(q, since, cause) {
+	if q == nil || !p.hold(q, since, cause) {
 		return false
 	}
-	if q.waiting > p.limits.BehindEvents && !q.behind {
-		q.behind, q.unread = true, p.next
+	p.keep(q, p.limits.BehindEvents)
+	if p.full() {
+		p.keep(q, p.reserved())
 	}
 	p.settle(q)
 	p.advance()
 	return true
 }
 
-// makeRoom takes lanes out of memory that hold many events there, until there is
-// room for as many as the window has. One whose request is in flight stays.
-func (p *Partition[T]) makeRoom() bool {
-	for _, q := range p.held {
-		if p.behind < p.limits.WindowEvents && p.behindBytes < p.limits.WindowBytes {
-			return true
-		}
-		if q.behind && !q.busy && q.waiting > p.limits.BehindEvents {
-			p.drop(q)
-		}
+// keep leaves so many events of a lane in memory.
+func (p *Partition[T]) keep(q *queue[T], events int) {
+	if q.waiting <= events {
+		return
 	}
-	return p.behind < p.limits.WindowEvents && p.behindBytes < p.limits.WindowBytes
+	if !q.behind {
+		q.behind, q.unread = true, p.next
+	}
+	p.drop(q, events)
+}
+
+// full reports whether the lanes that cursors hold have as many events in memory as
+// they may have together, but for what is reserved for each.
+func (p *Partition[T]) full() bool {
+	return p.behind >= p.limits.WindowEvents || p.behindBytes >= p.limits.WindowBytes
+}
+
+// reserved is how many events a lane may have in memory whatever others have: those
+// who are slow take nobody's chance to go on.
+func (p *Partition[T]) reserved() int {
+	if p.behindBytes >= 2*p.limits.WindowBytes {
+		return 1
+	}
+	return max(1, p.limits.WindowEvents/MaxCursors)
 }
 
 // PassBegun passes every lane that has events left from before the last one that
@@ -130,30 +143,49 @@ func (p *Partition[T]) hold(q *queue[T], since time.Time, cause Cause) bool {
 	return true
 }
 
-// drop takes the items of a lane out of memory, and notes what became of them: it
-// is behind, and they will be read again.
-func (p *Partition[T]) drop(q *queue[T]) {
+// drop takes the items of a lane out of memory but for the first so many and those
+// before one that is in flight, and notes what became of them: the lane is behind,
+// and they will be read again. A cursor holds all of them.
+func (p *Partition[T]) drop(q *queue[T], keep int) {
 	q.passed = slices.DeleteFunc(q.passed, func(it *Item[T]) bool { return it.finished })
-	if len(q.passed) > 0 {
-		first := q.passed[0]
-		if q.tears(first) {
-			q.until = 0
+	for i := len(q.passed) - 1; q.busy && i >= keep; i-- {
+		if q.passed[i].out {
+			keep = i + 1
 		}
-		if len(q.known) == 0 || q.upTo > 0 {
-			q.upTo = p.next
-		}
-		q.known = q.runs(q.passed, true)
-		q.unread, q.counted = first.Offset, first.ordinal
 	}
-	for _, it := range q.passed {
+	if len(q.passed) <= keep {
+		return
+	}
+	rest := q.passed[keep:]
+	first := rest[0]
+	if q.tears(first) {
+		q.until = 0
+	}
+	if len(q.known) == 0 || q.upTo > 0 {
+		q.upTo = p.next
+	}
+	q.known = q.runs(rest, true)
+	q.unread, q.counted = first.Offset, first.ordinal
+	for _, it := range slices.Backward(rest) {
 		p.behind--
 		p.behindBytes -= it.Bytes
 		it.finished, it.deferred = true, false
+		items := q.keys[it.Key]
+		if items.popLast(); items.len() == 0 {
+			delete(q.keys, it.Key)
+		}
 	}
-	q.passed, q.waiting, q.items = nil, 0, 0
-	clear(q.keys)
-	clear(q.heads)
-	q.heads = q.heads[:0]
+	q.waiting -= len(rest)
+	q.items -= len(rest)
+	clear(rest)
+	q.passed = q.passed[:keep]
+	heads := q.heads
+	q.heads = nil
+	for _, it := range heads {
+		if !it.finished {
+			q.heads.push(it)
+		}
+	}
 }
 
 // runs says what is known of a lane's events from the first of the given items
@@ -284,16 +316,22 @@ func (q *queue[T]) state(at Offset) RunState {
 // that is suspended takes a few to choose a probe from.
 func (p *Partition[T]) Room(name string) bool {
 	q := p.lanes[name]
-	if q == nil || !q.behind || p.behind >= p.limits.WindowEvents || p.behindBytes >= p.limits.WindowBytes {
+	if q == nil || !q.behind {
 		return false
 	}
-	if p.blocked(q, q.unread >= p.next) {
+	if end := q.unread >= p.next; end && len(q.known) > 0 || p.blocked(q, end) {
 		return false
 	}
+	most, waiting := p.limits.BehindEvents, q.waiting
 	if q.suspended {
-		return q.waiting < probeChoice
+		most = probeChoice
+	} else {
+		waiting -= p.ahead(q)
 	}
-	return q.waiting-p.ahead(q) < p.limits.BehindEvents
+	if p.full() {
+		most = min(most, p.reserved())
+	}
+	return waiting < most
 }
 
 // probeChoice is how many events a suspended lane chooses its probes from.
@@ -311,15 +349,25 @@ func (p *Partition[T]) Lost(name string, before Offset) {
 	q.unread, q.known, q.until, q.torn = before, nil, 0, q.counted
 }
 
+// ReachBehind takes in that a lane that is behind has no event in the log from
+// Unread up to an offset.
+func (p *Partition[T]) ReachBehind(name string, next Offset) {
+	if q := p.lanes[name]; q != nil && q.behind {
+		q.unread = max(q.unread, min(next, p.next))
+	}
+}
+
 // Live makes a lane that is behind a live one again: every event of it before
-// Position was added. What is not finished of it stays with its cursor. The lane of
-// a key stays behind while events may be left that come before its own.
+// Position was added. What is not finished of it stays with its cursor. It stays
+// behind while something is known of events from Position on, which an owner before
+// this one had begun; the lane of a key also while events may be left that come
+// before its own.
 func (p *Partition[T]) Live(name string) {
 	q := p.lanes[name]
 	if q == nil || !q.behind {
 		return
 	}
-	if p.blocked(q, true) {
+	if len(q.known) > 0 || p.blocked(q, true) {
 		q.unread = max(q.unread, p.next)
 		return
 	}
@@ -346,7 +394,7 @@ func (p *Partition[T]) Restore(name string, c Cursor) string {
 	q.since, q.cause = c.Since, c.Cause
 	q.suspended = c.Cause != CauseSlow
 	if k.of != "" {
-		p.keep(q)
+		p.admit(q)
 	} else {
 		p.held[name] = q
 	}

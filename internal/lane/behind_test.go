@@ -105,7 +105,7 @@ func TestMemoryIsCountedOnce(t *testing.T) {
 		expect(t, "full when it is passed", p.Full(), false)
 		expect(t, "passed again", p.Pass("beta", since, lane.CauseSlow), true)
 		put(at+2, "gamma", 1)
-		expect(t, "a third is passed without room", p.Pass("gamma", since, lane.CauseSlow), false)
+		expect(t, "a third is passed without room", p.Pass("gamma", since, lane.CauseSlow), true)
 		for {
 			_, r := next(t, p)
 			if len(r.Parts) == 0 {
@@ -120,38 +120,75 @@ func TestMemoryIsCountedOnce(t *testing.T) {
 		p.Suspend("acme", since, lane.CausePaused)
 		expect(t, "full when it has left memory", p.Full(), false)
 		p.Open("acme")
-		p.Live("acme") // as if it had been read again, and finished
+		again(t, p, at+3, "acme", "x")
+		p.Live("acme")
 	}
 }
 
-// A lane that holds much leaves memory when another needs the room, once its
-// request is back.
-func TestLaneWithMuchMakesRoom(t *testing.T) {
+// Of a lane that is passed no more stays in memory than it may have there, but for
+// what is in flight; the rest is read again, and goes on where it was.
+func TestPassedLaneKeepsItsShareInMemory(t *testing.T) {
 	t.Parallel()
-	p := lane.New[string](lane.Limits{RequestCalls: 1, RequestBytes: 100, WindowEvents: 8, WindowBytes: 1000, BehindEvents: 2}, 0)
-	for o := range lane.Offset(8) {
-		add(p, o, "much", "ann", pair...)
-	}
-	_, r := next(t, p)
-	expect(t, "passed", p.Pass("much", since, lane.CauseSlow), true)
-	for o := lane.Offset(8); o < 16; o++ {
-		add(p, o, "other", "bob", pair...)
-	}
-	expect(t, "passed while the first is in flight", p.Pass("other", since, lane.CauseSlow), false)
-	p.Done(r, all(r, lane.Accepted))
-	expect(t, "passed when it is back", p.Pass("other", since, lane.CauseSlow), true)
-	expect(t, "the first is read again from", func() lane.Offset { o, _ := p.Unread("much"); return o }(), lane.Offset(0))
-	again(t, p, 0, "much", "ann", pair...)
-	for {
-		r, ok := p.Next()
-		if !ok {
-			t.Fatal("the lane that is read again sends nothing")
+	for _, c := range []struct {
+		what       string
+		requests   int // with four parts, before it is passed
+		unread     lane.Offset
+		unfinished int
+	}{
+		{"nothing in flight", 0, 2, 2},
+		{"more in flight than that", 1, 4, 4},
+	} {
+		p := lane.New[string](lane.Limits{RequestCalls: 4, RequestBytes: 100, WindowEvents: 8, WindowBytes: 1000, BehindEvents: 2}, 0)
+		for o, user := range []string{"ann", "bob", "cid", "dan", "ann", "bob", "cid", "dan"} {
+			add(p, lane.Offset(o), "much", user, pair...)
 		}
-		if r.Lane == "much" {
-			expect(t, "step", r.Parts[0].Step, 1)
-			break
+		var r lane.Request[string]
+		for range c.requests {
+			_, r = next(t, p)
 		}
+		expect(t, "passed", p.Pass("much", since, lane.CauseSlow), true)
+		unread, _ := p.Unread("much")
+		expect(t, c.what+": read again from", unread, c.unread)
+		expect(t, c.what+": in memory", p.Unfinished("much"), c.unfinished)
+		expect(t, c.what+": waiting", p.Waiting("much"), c.unfinished)
+		if c.requests > 0 {
+			p.Done(r, all(r, lane.Accepted))
+		}
+		steps := 2*8 - 4*c.requests
+		for o := unread; ; {
+			for ; o < 8 && p.Room("much"); o++ {
+				again(t, p, o, "much", []string{"ann", "bob", "cid", "dan"}[o%4], pair...)
+			}
+			_, r := next(t, p)
+			if len(r.Parts) == 0 {
+				break
+			}
+			steps -= len(r.Parts)
+			p.Done(r, all(r, lane.Accepted))
+		}
+		expect(t, c.what+": steps left", steps, 0)
 	}
+}
+
+// Lanes that have all the memory there is for those that are behind leave a little
+// of it to each other one.
+func TestEveryLaneThatIsBehindHasRoomForOne(t *testing.T) {
+	t.Parallel()
+	p := lane.New[string](lane.Limits{RequestCalls: 1, RequestBytes: 100, WindowEvents: 8, WindowBytes: 1000, BehindEvents: 4}, 0)
+	o := lane.Offset(0)
+	for ; o < 11; o++ {
+		add(p, o, []string{"slow", "slower"}[o/8], "ann", pair...)
+	}
+	expect(t, "passed", p.Pass("slow", since, lane.CauseSlow), true)
+	expect(t, "passed", p.Pass("slower", since, lane.CauseSlow), true)
+	add(p, o, "other", "bob", pair...)
+	expect(t, "passed", p.Pass("other", since, lane.CauseSlow), true)
+	expect(t, "in memory", p.Unfinished("other"), 1)
+	p.Suspend("other", since, lane.CauseUnavailable)
+	expect(t, "room for a probe", p.Room("other"), true)
+	again(t, p, o, "other", "bob", pair...)
+	expect(t, "room for another", p.Room("other"), false)
+	expect(t, "room for who has much", p.Room("slow"), false)
 }
 
 func TestDrainHandsOutNothingThatACursorHolds(t *testing.T) {
@@ -207,8 +244,9 @@ func TestNoRunCountsAcrossAGap(t *testing.T) {
 func TestLaneThatIsLiveAgainKnowsNothingOfBefore(t *testing.T) {
 	t.Parallel()
 	p := lane.New[string](limits, 10)
-	p.Restore("acme", lane.Cursor{Tag: lane.TagOf("acme"), From: 2, Until: 10, Cause: lane.CauseSlow, Runs: []lane.Run{{Events: 5, State: lane.Done}}})
-	p.Live("acme") // its events are gone
+	p.Restore("acme", lane.Cursor{Tag: lane.TagOf("acme"), From: 2, Until: 10, Cause: lane.CauseSlow, Runs: []lane.Run{{Events: 1, State: lane.Done}}})
+	again(t, p, 2, "acme", "ann", pair...)
+	p.Live("acme")
 	p.Suspend("acme", since, lane.CausePaused)
 	add(p, 10, "acme", "ann", pair...)
 	expect(t, "known to be done", p.KnownDone("acme", 10), false)
@@ -229,5 +267,36 @@ func TestNoMoreCursorsThanFit(t *testing.T) {
 	m := lane.Metadata{Partitions: 12, Cursors: p.Cursors()}
 	if _, _, err := m.Encode(); err != nil || len(m.Cursors) != lane.MaxCursors {
 		t.Errorf("%d cursors: %v", len(m.Cursors), err)
+	}
+}
+
+// What a cursor knows of events behind its commit holds for them when they are read
+// the first time, also after the lane has had all that lies before.
+func TestKnowledgeBeyondTheCommitIsKept(t *testing.T) {
+	t.Parallel()
+	p := lane.New[int](limits, 4)
+	p.Restore("a", lane.Cursor{
+		Tag: lane.TagOf("a"), From: 0, Cause: lane.CauseSlow,
+		Runs: []lane.Run{{Events: 2, State: lane.AfterFirst}},
+	})
+	two := []lane.Cost{{Calls: 1}, {Calls: 1}}
+	p.AddBehind(lane.Event[int]{Offset: 0, Lane: "a", Key: "x", Steps: two})
+	p.Live("a")
+	if it := p.Add(lane.Event[int]{Offset: 4, Lane: "a", Key: "y", Steps: two}); it != nil {
+		t.Fatal("the second of two events that are known went the way of new ones")
+	}
+	p.AddBehind(lane.Event[int]{Offset: 4, Lane: "a", Key: "y", Steps: two})
+	p.Live("a")
+	r, _ := p.Next()
+	for _, part := range r.Parts {
+		if part.Step != 1 {
+			t.Errorf("step %d of offset %d is sent again", part.Step, part.Item.Offset)
+		}
+	}
+	if len(r.Parts) != 2 {
+		t.Errorf("%d events are sent, want 2", len(r.Parts))
+	}
+	if it := p.Add(lane.Event[int]{Offset: 5, Lane: "a", Key: "z", Steps: two}); it == nil {
+		t.Error("the lane does not become live again")
 	}
 }

@@ -34,6 +34,12 @@ func (f *fifo[E]) pop() E {
 	return e
 }
 
+func (f *fifo[E]) popLast() {
+	last := len(f.items) - 1
+	clear(f.items[last:])
+	f.items = f.items[:last]
+}
+
 // heap holds the items of a lane whose step may be sent, the oldest on top.
 type heap[T any] []*Item[T]
 

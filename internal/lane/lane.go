@@ -42,7 +42,8 @@ type Limits struct {
 	WindowEvents int // events that are fetched and not finished
 	WindowBytes  int // bytes of memory that these hold
 	// BehindEvents bounds the events of one lane that are in memory while its
-	// cursor holds them. Of all lanes together they take at most one window more.
+	// cursor holds them, but for those in flight. Of all lanes together they take at
+	// most one window more, and a few that are each lane's own.
 	BehindEvents int
 }
 
@@ -75,6 +76,7 @@ type Item[T any] struct {
 	alone    bool // it travels alone: the last time it was what failed
 	finished bool
 	passed   bool // a cursor holds it, not the window
+	out      bool // a step of it is in flight
 }
 
 // Part is one step of one event in a request.
@@ -328,6 +330,7 @@ func (p *Partition[T]) fill(q *queue[T]) Request[T] {
 // take puts the next step of an item into a request.
 func (p *Partition[T]) take(r *Request[T], it *Item[T]) {
 	p.begun = max(p.begun, it.Offset+1)
+	it.out = true
 	r.Parts = append(r.Parts, Part[T]{Item: it, Step: it.step})
 }
 
@@ -343,6 +346,7 @@ func (p *Partition[T]) Done(r Request[T], outcomes []Outcome) []*Item[T] {
 	var finished []*Item[T]
 	for i, part := range r.Parts {
 		it := part.Item
+		it.out = false
 		switch outcomes[i] {
 		case Accepted:
 			it.step++

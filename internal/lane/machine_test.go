@@ -47,7 +47,7 @@ func TestPartitionKeepsItsPromisesUnderAnySchedule(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		m := &machine{p: lane.New[int](machineLimits, 0)}
 		t.Repeat(map[string]func(*rapid.T){
-			"append": m.append, "read": m.read, "read more": m.read, "read again": m.readAgain, "read more again": m.readAgain,
+			"append": m.append, "read": m.read, "read more": m.read, "read again": m.readAgain, "read more again": m.readAgain, "reach": m.reach,
 			"send": m.send, "send more": m.send, "return": m.returned, "return more": m.returned, "suspend": m.suspend, "probe": m.probe,
 			"open": m.openLane, "pass": m.pass, "release": m.release, "set apart": m.setApart, "commit": m.committed, "drain": m.drain, "crash": m.crash,
 			"": m.check,
@@ -168,6 +168,20 @@ func (m *machine) readAgain(t *rapid.T) {
 			m.catchUp(h)
 		}
 	}
+}
+
+// reach tells a lane that is behind how far it has no event.
+func (m *machine) reach(t *rapid.T) {
+	behind := m.lanes(func(h lane.Held) bool { return h.Behind })
+	if len(behind) == 0 {
+		t.Skip("none is behind")
+	}
+	h := rapid.SampledFrom(behind).Draw(t, "lane")
+	at := h.Unread
+	for int(at) < len(m.log) && (m.log[at].Lane == "" || m.labelled(m.log[at]).Lane != h.Lane) {
+		at++
+	}
+	m.p.ReachBehind(h.Lane, at)
 }
 
 func (m *machine) catchUp(h lane.Held) {

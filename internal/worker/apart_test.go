@@ -2,6 +2,7 @@ package worker_test
 
 import (
 	"fmt"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -117,5 +118,93 @@ func TestCrashWhileAUserIsSetApart(t *testing.T) {
 		for _, m := range crashed {
 			m.bury()
 		}
+	})
+}
+
+// What a receiver asks for with Retry-After it asks of the tenant: all its lanes in
+// the partition keep to it.
+func TestRetryAfterHoldsForAllLanesOfATenant(t *testing.T) {
+	t.Parallel()
+	inBubble(t, func(t *testing.T, w *world) {
+		w.receiver.latency = func(tenant.ID) time.Duration { return 300 * time.Millisecond }
+		var throttled atomic.Bool
+		var until time.Time
+		early := 0
+		there := w.inHotPartition(100)
+		w.receiver.answer = func(id tenant.ID, calls []attribution.Call) segment.Result {
+			switch now := time.Now(); {
+			case id != "acme" || !there[calls[0].UserID]:
+			case throttled.CompareAndSwap(true, false):
+				until = now.Add(time.Minute)
+				return segment.Result{Class: segment.Throttled, Status: 429, RetryAfter: time.Minute}
+			case now.Before(until.Add(-time.Second)) && now.After(until.Add(-59*time.Second)): // but for what was on its way
+				early++
+			}
+			return segment.Result{}
+		}
+		w.hot(40)
+		m := w.join(small)
+		// The others are well, so that this is not the host's trouble.
+		others := func(d time.Duration) {
+			for range d / (250 * time.Millisecond) {
+				w.publish("beta", "bob")
+				w.publish("gamma", "cid")
+				time.Sleep(250 * time.Millisecond)
+			}
+		}
+		for range 40 {
+			w.hot(4)
+			others(250 * time.Millisecond)
+		}
+		w.until("a user who is set apart", func() bool { return len(w.apart()) > 0 })
+		throttled.Store(true)
+		w.until("the answer", func() bool { return !throttled.Load() })
+		others(5 * time.Second)
+		w.hot(10)
+		others(90 * time.Second)
+		w.until("all to be delivered", w.settled)
+		w.verify(never)
+		m.terminate()
+		if early > 0 {
+			t.Errorf("%d requests came before the receiver wanted them", early)
+		}
+	})
+}
+
+// inHotPartition are the hot user and those of the first others who share its
+// partition.
+func (w *world) inHotPartition(others int) map[string]bool {
+	w.hot(1)
+	partition := w.sent[person{"acme", "hot"}][0].Partition
+	there := map[string]bool{"hot": true}
+	for u := range others {
+		name := fmt.Sprint("user-", u)
+		there[name] = w.publish("acme", name).Partition == partition
+	}
+	return there
+}
+
+// After an outage the first success of a tenant ends its waiting everywhere: its
+// other partitions do not wait for what the outage has made of their backoff.
+func TestOneSuccessEndsATenantsWaitingEverywhere(t *testing.T) {
+	t.Parallel()
+	inBubble(t, func(t *testing.T, w *world) {
+		failing := w.fails("acme", segment.Result{Class: segment.Transient, Status: 500})
+		m := w.join(small)
+		w.publishAll(20, 2)
+		time.Sleep(30 * time.Minute)
+		if n := len(w.cursors("acme")); n < 2 {
+			t.Fatalf("the tenant waits in %d partitions, want more", n)
+		}
+		failing.Store(false)
+		before := w.receiver.count()
+		w.until("the first success", func() bool { return w.receiver.count() > before })
+		first := time.Now()
+		w.until("all to be delivered", w.settled)
+		if took := time.Since(first); took > 10*time.Second {
+			t.Errorf("from the first success to the last delivery it took %v", took)
+		}
+		w.verify(never)
+		m.terminate()
 	})
 }

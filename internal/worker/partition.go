@@ -11,7 +11,6 @@ import (
 
 	"refinersource/internal/lane"
 	"refinersource/internal/queue"
-	"refinersource/internal/tenant"
 )
 
 // slowAfter is how long a request of a lane may take before the lane is passed
@@ -44,10 +43,7 @@ type partition struct {
 	failing   map[string]*failing
 	// ages are when the first unfinished events of lanes that are behind were
 	// written to the log, as far as that is known.
-	ages map[string]time.Time
-	// quiet is until when a tenant's receiver wants nothing, where the tenant has
-	// several lanes.
-	quiet    map[tenant.ID]time.Time
+	ages     map[string]time.Time
 	releases []release
 	scan     scan
 	shown    time.Time // when the suspended tenants were last told of
@@ -77,7 +73,6 @@ func newPartition(w *Worker, a queue.Assignment, partitions int) *partition {
 		suspended:  make(map[string]*suspension),
 		failing:    make(map[string]*failing),
 		ages:       make(map[string]time.Time),
-		quiet:      make(map[tenant.ID]time.Time),
 	}
 	p.skips.Store(new(map[string]struct{}))
 	p.status.committed.Store(int64(a.Offset))
@@ -100,6 +95,7 @@ func (p *partition) run(fetching, attempts context.Context) {
 	live, returned := make(chan fetched), make(chan done)
 	var running sync.WaitGroup
 	defer running.Wait()
+	p.scan.members = make(map[string]*member)
 	p.scan.commands, p.scan.answers = make(chan scanCommand, 1), make(chan scanned)
 	running.Go(func() { p.fetch(fetching, live) })
 	running.Go(func() { p.rescan(fetching) })

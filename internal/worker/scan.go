@@ -16,21 +16,31 @@ import (
 // probe with.
 const probeBytes = 64 << 10
 
-// scan reads the partition again for the lanes that are behind, all of them in one
-// pass: from the first that is unread, up to the live position. The partition's
-// goroutine owns it; rescan does the reading.
+// scan reads the partition again for the lanes that are behind, in passes: from the
+// first that is unread, taking along all others that it comes by, up to the live
+// position. It is every lane's for a turn: none waits until another has caught up.
+// The partition's goroutine owns it; rescan does the reading.
 type scan struct {
 	commands chan scanCommand
 	answers  chan scanned
 	reading  bool // a command is under way
 
-	// members are the lanes that take part, each with the first event that it is to
-	// be given: one for which that has changed meanwhile has left memory, and takes
-	// part in a later pass.
-	members map[string]lane.Offset
-	next    lane.Offset // of the first record that has not been looked at
-	hand    []*event    // that were read, and not given to their lanes yet
+	members map[string]*member // the lanes that take part
+	next    lane.Offset        // of the first record that has not been looked at
+	hand    []*event           // that were read, and not given to their lanes yet
 }
+
+// member is a lane that takes part in a pass.
+type member struct {
+	// next is the first event that it is to be given. If the lane has another one in
+	// mind, it has left memory since, and takes part in a later pass.
+	next lane.Offset
+	from lane.Offset // where its turn began
+}
+
+// turn is how many records a lane takes part for while another waits for a pass
+// that begins before: enough to make little of what it costs to go back.
+const turn = 1 << 15
 
 // scanCommand asks for the records from an offset on.
 type scanCommand struct {
@@ -120,23 +130,19 @@ func (p *partition) catchUp() {
 		if !p.deal() {
 			return // a lane has to send first
 		}
-		for name := range s.members {
-			if unread, behind := p.lanes.Unread(name); !behind || unread != s.members[name] {
-				delete(s.members, name)
-			} else if s.next >= p.lanes.Position() {
-				p.caughtUp(name)
-				delete(s.members, name)
+		p.review()
+		p.enlist()
+		if len(s.members) == 0 {
+			if !p.begin() {
+				return
 			}
+			p.enlist()
 		}
-		if len(s.members) == 0 && !p.begin() {
-			return
+		first := p.lanes.Position()
+		for _, m := range s.members {
+			first = min(first, m.next)
 		}
-		for name, unread := range p.lanes.Behind() {
-			if _, member := s.members[name]; !member && unread >= s.next && p.wantsMore(name) {
-				s.members[name] = unread
-			}
-		}
-		if s.next >= p.lanes.Position() {
+		if s.next = max(s.next, first); s.next >= p.lanes.Position() {
 			continue // they have had all there is
 		}
 		c := scanCommand{from: s.next, wanted: make(map[tenant.ID]struct{}, len(s.members)), small: true}
@@ -149,6 +155,48 @@ func (p *partition) catchUp() {
 	}
 }
 
+// review lets go of the lanes that have left memory, have had all there is or what
+// they wanted, and of those whose turn is over while another waits.
+func (p *partition) review() {
+	s := &p.scan
+	for name, m := range s.members {
+		unread, behind := p.lanes.Unread(name)
+		switch {
+		case !behind || unread != m.next:
+			delete(s.members, name)
+		case s.next >= p.lanes.Position():
+			p.caughtUp(name)
+			delete(s.members, name)
+		case m.next < s.next:
+			p.lanes.ReachBehind(name, s.next)
+			m.next = s.next
+			if p.suspended[name] != nil && !p.wantsMore(name) || m.next-m.from > turn && p.oneWaits(s.next) {
+				delete(s.members, name)
+			}
+		}
+	}
+}
+
+// enlist adds the lanes that want more from here on.
+func (p *partition) enlist() {
+	for name, unread := range p.lanes.Behind() {
+		if p.scan.members[name] == nil && unread >= p.scan.next && p.wantsMore(name) {
+			p.scan.members[name] = &member{next: unread, from: unread}
+		}
+	}
+}
+
+// oneWaits reports whether a lane that does not take part wants an event before an
+// offset.
+func (p *partition) oneWaits(before lane.Offset) bool {
+	for name, unread := range p.lanes.Behind() {
+		if unread < before && p.scan.members[name] == nil && p.wantsMore(name) {
+			return true
+		}
+	}
+	return false
+}
+
 // begin starts a pass at the first unread event; false if no lane wants one.
 func (p *partition) begin() bool {
 	found := false
@@ -156,9 +204,6 @@ func (p *partition) begin() bool {
 		if p.wantsMore(name) && (!found || unread < p.scan.next) {
 			found, p.scan.next = true, unread
 		}
-	}
-	if p.scan.members == nil {
-		p.scan.members = make(map[string]lane.Offset)
 	}
 	return found
 }
@@ -194,14 +239,14 @@ func (p *partition) deal() bool {
 			return true
 		}
 		e.lane = p.laneOf(e)
-		if from, member := s.members[e.lane]; member && at >= from {
-			if unread, behind := p.lanes.Unread(e.lane); !behind || unread != from {
+		if m := s.members[e.lane]; m != nil && at >= m.next {
+			if unread, behind := p.lanes.Unread(e.lane); !behind || unread != m.next {
 				delete(s.members, e.lane)
 			} else if blocked := p.lanes.Blocked(e.lane, e.key); blocked || !p.lanes.Room(e.lane) {
 				if p.setApart(e.lane, time.Now()) {
 					continue // it may be another lane's now
 				}
-				if len(s.members) == 1 && p.suspended[e.lane] == nil && !blocked {
+				if len(s.members) == 1 && p.suspended[e.lane] == nil && !blocked && !p.oneWaits(p.lanes.Position()) {
 					return false
 				}
 				// The others do not wait for it: it comes again in a later pass.
@@ -212,7 +257,7 @@ func (p *partition) deal() bool {
 				delete(s.members, e.lane)
 			} else {
 				p.addBehind(e)
-				s.members[e.lane] = at + 1
+				m.next = at + 1
 			}
 		}
 		s.hand = s.hand[1:]
@@ -239,8 +284,8 @@ func (p *partition) loseBehind(gap *queue.GapError) {
 		if unread < lane.Offset(gap.To) {
 			p.w.lost(p.log.With(tenantField(name)), gap)
 			p.lanes.Lost(name, lane.Offset(gap.To))
-			if _, member := p.scan.members[name]; member {
-				p.scan.members[name] = lane.Offset(gap.To)
+			if m := p.scan.members[name]; m != nil {
+				m.next = lane.Offset(gap.To)
 			}
 		}
 	}

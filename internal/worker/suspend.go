@@ -104,34 +104,6 @@ func (p *partition) suspend(name string, t *tenant.Tenant, v delivery.Verdict) {
 	}
 }
 
-// hush makes the tenant's other lanes here wait as long as the receiver asked for:
-// what it asks for it asks of the tenant.
-func (p *partition) hush(name string, v delivery.Verdict) {
-	until := time.Now().Add(v.RetryAfter)
-	for kin := range p.lanes.Kin(name) {
-		p.quiet[tenantOf(name)] = until
-		if _, busy := p.flights[kin]; !busy {
-			p.wait(kin, p.suspended[name], until)
-		}
-	}
-}
-
-// wait suspends a lane that has not failed itself until then, for what another of
-// its tenant has met.
-func (p *partition) wait(name string, as *suspension, until time.Time) {
-	s := p.suspended[name]
-	if s == nil {
-		s = &suspension{since: as.since, cause: as.cause, tenant: as.tenant, failed: as.failed}
-		p.suspended[name] = s
-	}
-	s.probing, s.expiring, s.floor = false, false, until
-	if s.due.Before(until) {
-		s.due = until
-	}
-	delete(p.scan.members, name)
-	p.lanes.Suspend(name, s.since, s.cause)
-}
-
 // open lets a suspended lane send again.
 func (p *partition) open(name string) {
 	if s := p.suspended[name]; s != nil {
@@ -291,9 +263,6 @@ func (p *partition) returned(d done) {
 	name := d.request.Lane
 	delete(p.flights, name)
 	now := time.Now()
-	if until, quiet := p.quiet[tenantOf(name)]; quiet && !now.Before(until) {
-		delete(p.quiet, tenantOf(name))
-	}
 	if f := p.failing[name]; f != nil && d.accepted {
 		f.accepted = now
 	}
@@ -328,16 +297,10 @@ func (p *partition) returned(d done) {
 		p.lanes.Pass(name, now, lane.CauseSlow)
 	}
 	p.cut = p.cut || d.cut
-	s, until := p.suspended[name], p.quiet[tenantOf(name)]
+	s := p.suspended[name]
 	switch {
 	case d.verdict.Cause != "":
 		p.suspend(name, d.tenant, d.verdict)
-		if d.verdict.RetryAfter > 0 {
-			p.hush(name, d.verdict)
-		}
-	case now.Before(until):
-		current, _ := p.w.o.Tenants().Get(tenantOf(name))
-		p.wait(name, &suspension{since: now, cause: lane.CauseThrottled, tenant: current, failed: now}, until)
 	case s != nil && s.expiring:
 	case s != nil && (d.accepted || slices.Contains(d.outcomes, lane.Ended)):
 		p.open(name)

@@ -495,3 +495,41 @@ func TestStuckPartitionEndsTheWorker(t *testing.T) {
 		m.log.Close()
 	})
 }
+
+// A tenant whose receiver is well again does not wait until another one, who is
+// slow, has caught up.
+func TestNoProbeWaitsForAnotherToCatchUp(t *testing.T) {
+	t.Parallel()
+	inBubble(t, func(t *testing.T, w *world) {
+		failing := w.fails("acme", segment.Result{Class: segment.Transient, Status: 500})
+		w.receiver.latency = func(id tenant.ID) time.Duration {
+			if id == "beta" {
+				return 4 * time.Second
+			}
+			return 10 * time.Millisecond
+		}
+		for u := range 30 {
+			w.publish("acme", fmt.Sprint("user-", u))
+		}
+		for u := range 300 {
+			w.publish("beta", fmt.Sprint("user-", u))
+			w.publish("gamma", fmt.Sprint("user-", u))
+		}
+		m := w.join(small)
+		w.until("acme to be suspended", func() bool { return len(w.cursors("acme")) > 0 })
+		w.until("beta to be behind", func() bool { return len(w.cursors("beta")) > 0 })
+		failing.Store(false)
+		well := time.Now()
+		w.until("the events of acme", func() bool { return len(w.cursors("acme")) == 0 })
+		took := time.Since(well)
+		if len(w.cursors("beta")) == 0 {
+			t.Fatal("beta had caught up before: nobody was in the way")
+		}
+		if took > 20*time.Second {
+			t.Errorf("acme went on %v after its receiver was well, before beta had caught up", took)
+		}
+		w.until("all to be delivered", w.settled)
+		w.verify(never)
+		m.terminate()
+	})
+}
