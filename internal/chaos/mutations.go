@@ -152,9 +152,9 @@ func Mutants() []Mutant {
 		{
 			Name: "order-by-arrival-of-copies", Why: "a copy in the log brings old answers back",
 			Edits: []Edit{{
-				File: "internal/worker/duplicates.go",
-				Old:  "\tif _, again := d.seen[k]; again {\n\t\treturn true\n",
-				New:  "\tif _, again := d.seen[k]; again {\n\t\treturn false\n",
+				File: "internal/copies/copies.go",
+				Old:  "\tif _, again := w.seen[k]; again {\n\t\treturn true\n",
+				New:  "\tif _, again := w.seen[k]; again {\n\t\treturn false\n",
 			}},
 			Scenario: "copies", Rules: []checker.Rule{checker.Convergence, checker.Duplicates, checker.Order},
 		},

@@ -54,11 +54,12 @@ func (c *call) attempt(ctx context.Context, r *request) *Attempt {
 type pass struct {
 	slot  *slot
 	probe *probe
+	turn  func() // ends it; nil where there is none
 }
 
 // admit waits until an attempt may start, and returns the tenant as it is then;
 // or it ends the call and returns nil. In this order: what the receiver asked
-// for, the host, the pace, a slot, the gate. What may have changed during a wait
+// for, the host, the pace, a turn if it catches up, a slot, the gate. What may have changed during a wait
 // is looked at again after it.
 func (c *call) admit(ctx context.Context, r *request) (*tenant.Tenant, pass) {
 	for {
@@ -88,7 +89,10 @@ func (c *call) admit(ctx context.Context, r *request) (*tenant.Tenant, pass) {
 			r.tries, r.suspicious, r.misconfigured, r.spent = 0, 0, 0, 0 // the time before was the host's fault
 		}
 		if err == nil && !changed() {
-			if err = c.d.o.Pace(ctx, t, len(r.calls), c.o.CatchUp); err == nil {
+			if err = c.d.o.Pace(ctx, t, len(r.calls), c.o.CatchUp); err == nil && c.o.CatchUp && !c.o.Probe {
+				p.turn, err = c.d.turns.take(ctx, len(r.calls))
+			}
+			if err == nil {
 				p.slot, err = c.d.state.acquire(ctx, c.tenant)
 			}
 			if err == nil && !changed() && !c.d.state.hasChanged(c.tenant, p) {

@@ -18,6 +18,7 @@ import (
 	"context"
 	"errors"
 	"math/rand/v2"
+	"runtime"
 	"time"
 
 	"refinersource/internal/attribution"
@@ -56,6 +57,10 @@ type Options struct {
 	// take long (invariant 8). One tenant has at most a quarter of either
 	// (invariant 5). A pause or a wait takes none. SlowSlots is Slots by default.
 	Slots, SlowSlots int
+	// TurnCalls bounds the calls of what catches up that have just begun to travel, so
+	// that live traffic goes first; a request counts as 16 more. By default 128 for each
+	// processor.
+	TurnCalls int
 	// MinHostFailures is how many tenants of one host must fail, and be more than
 	// half of its active ones, for the host's breaker to open.
 	MinHostFailures int
@@ -85,8 +90,8 @@ func (o Options) Validate() error {
 	if o.MinBackoff < 0 || o.MaxBackoff < 0 || o.LaneBudget < 0 {
 		errs = append(errs, errors.New("delivery: MinBackoff, MaxBackoff and LaneBudget must not be negative"))
 	}
-	if o.Slots < 0 || o.SlowSlots < 0 || o.LaneAttempts < 0 || o.MinHostFailures < 0 {
-		errs = append(errs, errors.New("delivery: Slots, SlowSlots, LaneAttempts and MinHostFailures must not be negative"))
+	if o.Slots < 0 || o.SlowSlots < 0 || o.TurnCalls < 0 || o.LaneAttempts < 0 || o.MinHostFailures < 0 {
+		errs = append(errs, errors.New("delivery: Slots, SlowSlots, TurnCalls, LaneAttempts and MinHostFailures must not be negative"))
 	}
 	return errors.Join(errs...)
 }
@@ -99,6 +104,7 @@ func (o Options) withDefaults() Options {
 	o.LaneBudget = orDefault(o.LaneBudget, DefaultLaneBudget)
 	o.Slots = orDefault(o.Slots, DefaultSlots)
 	o.SlowSlots = orDefault(o.SlowSlots, o.Slots)
+	o.TurnCalls = orDefault(o.TurnCalls, turnsPerCPU*runtime.GOMAXPROCS(0))
 	o.MinHostFailures = orDefault(o.MinHostFailures, DefaultMinHostFailures)
 	if o.Rand == nil {
 		o.Rand = rand.Float64
@@ -216,7 +222,8 @@ type DeliverOptions struct {
 	// Probe makes one attempt at most, of one part (half-open): no retry, no
 	// bisecting.
 	Probe bool
-	// CatchUp is told to the pace.
+	// CatchUp says that live traffic goes first: it is told to the pace, and an attempt
+	// waits for its turn.
 	CatchUp bool
 }
 
@@ -228,6 +235,7 @@ type Source func() *tenant.Tenant
 type Deliverer struct {
 	o     Options
 	state *state
+	turns turns
 }
 
 // New returns a Deliverer.
@@ -236,5 +244,5 @@ func New(o Options) (*Deliverer, error) {
 		return nil, err
 	}
 	o = o.withDefaults()
-	return &Deliverer{o: o, state: newState(o)}, nil
+	return &Deliverer{o: o, state: newState(o), turns: newTurns(o.TurnCalls)}, nil
 }

@@ -255,3 +255,39 @@ func TestIdleTenantsAreForgotten(t *testing.T) {
 		check(1, 1)
 	})
 }
+
+// What catches up begins so much at a time, and live traffic does not wait for it;
+// a receiver that takes long holds up no other who catches up.
+func TestCatchUpLeavesRoomForLiveTraffic(t *testing.T) {
+	t.Parallel()
+	for _, c := range []struct {
+		takes time.Duration
+		most  int
+	}{
+		{90 * time.Millisecond, 2},   // quick: as many as there are turns
+		{450 * time.Millisecond, 10}, // slow: a turn is over before the answer is there
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			g := newGauge(map[string]time.Duration{"late": c.takes, "live": 10 * time.Millisecond})
+			d := newDeliverer(t, delivery.Options{Sender: g, TurnCalls: 2 * (16 + 1)})
+			var calls sync.WaitGroup
+			for i := range 20 {
+				calls.Go(func() {
+					d.Deliver(t.Context(), named(fmt.Sprint("late", i), aHost), parts(1), delivery.DeliverOptions{CatchUp: true})
+				})
+			}
+			synctest.Wait()
+			began := time.Now()
+			for i := range 5 {
+				d.Deliver(t.Context(), named(fmt.Sprint("live", i), aHost), parts(1), delivery.DeliverOptions{})
+			}
+			if took := time.Since(began); took != 50*time.Millisecond {
+				t.Errorf("five live requests took %v, want 50ms", took)
+			}
+			calls.Wait()
+			if g.most["late"] != c.most || g.done["late"] != 20 {
+				t.Errorf("of those who catch up %d were under way at once, and %d ended; want %d and 20", g.most["late"], g.done["late"], c.most)
+			}
+		})
+	}
+}

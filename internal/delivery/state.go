@@ -130,6 +130,7 @@ func (s *state) setEndpoint(t *tenantState, endpoint string) {
 
 // record takes in the result of an attempt and takes back its pass.
 func (s *state) record(t *tenantState, p pass, parts int, r segment.Result, took time.Duration) {
+	p.endTurn()
 	s.mu.Lock()
 	defer s.unlock()
 	now := time.Now()
@@ -171,8 +172,15 @@ func causeOf(c segment.Class) Cause {
 	}
 }
 
+func (p *pass) endTurn() {
+	if p.turn != nil {
+		p.turn()
+	}
+}
+
 // giveBack takes back a pass whose attempt was not made.
 func (s *state) giveBack(p pass) {
+	p.endTurn()
 	s.mu.Lock()
 	defer s.unlock()
 	s.release(p.slot)

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"refinersource/internal/attribution"
+	"refinersource/internal/copies"
 	"refinersource/internal/deadletter"
 	"refinersource/internal/delivery"
 	"refinersource/internal/lane"
@@ -72,7 +73,7 @@ func newEvent(r queue.Record) *event {
 func (w *Worker) decide(e *event, tenants *tenant.Registry) {
 	e.decided = true
 	if e.copied {
-		e.ignored = duplicate
+		e.ignored = copies.Reason
 		return
 	}
 	t, ok := tenants.Get(tenant.ID(e.owner))

@@ -9,6 +9,7 @@ import (
 
 	"go.uber.org/zap"
 
+	"refinersource/internal/copies"
 	"refinersource/internal/lane"
 	"refinersource/internal/queue"
 )
@@ -316,9 +317,9 @@ type fetched struct {
 // fetch reads the partition from its start and decides what each event makes,
 // until ctx ends.
 func (p *partition) fetch(ctx context.Context, out chan<- fetched) {
-	known := newDuplicates(duplicateWindow)
+	known := copies.New(copies.DefaultWindow)
 	topic := p.w.o.Topics.Events()
-	if err := known.warm(ctx, p.w.o.Log, topic, p.id, p.start.Offset, p.start.Start); err != nil && ctx.Err() == nil {
+	if err := known.Warm(ctx, p.w.o.Log, topic, p.id, p.start.Offset, p.start.Start); err != nil && ctx.Err() == nil {
 		p.log.Warn("read what came before: copies of it would not be known", zap.Error(err))
 	}
 	r := p.w.o.Log.Reader(topic, p.id, p.start.Offset, queue.ReaderOptions{})
@@ -345,7 +346,7 @@ func (p *partition) fetch(ctx context.Context, out chan<- fetched) {
 		tenants, skips := p.w.o.Tenants(), *p.skips.Load()
 		for i := range b.Records {
 			e := newEvent(b.Records[i])
-			e.copied = known.add(&e.record)
+			e.copied = known.Add(&e.record)
 			// What will be skipped need not be decided; it is when it comes again.
 			if _, skip := skips[e.owner]; !skip {
 				p.w.decide(e, tenants)

@@ -7,6 +7,7 @@ import (
 
 	"go.uber.org/zap"
 
+	"refinersource/internal/copies"
 	"refinersource/internal/lane"
 	"refinersource/internal/queue"
 	"refinersource/internal/tenant"
@@ -15,6 +16,10 @@ import (
 // probeBytes is how much is read at a time when all that is wanted is an event to
 // probe with.
 const probeBytes = 64 << 10
+
+// scanWindow is how many events before its own a lane that catches up looks back at
+// to know copies.
+const scanWindow = 1024
 
 // scan reads the partition again for the lanes that are behind, in passes: from the
 // first that is unread, taking along all others that it comes by, up to the live
@@ -27,6 +32,9 @@ type scan struct {
 
 	members map[string]*member // the lanes that take part
 	next    lane.Offset        // of the first record that has not been looked at
+	asked   time.Time          // when the last command was given
+	spent   time.Duration      // on reading, in this pass
+	rest    time.Time          // no pass begins before
 	hand    []*event           // that were read, and not given to their lanes yet
 }
 
@@ -41,6 +49,18 @@ type member struct {
 // turn is how many records a lane takes part for while another waits for a pass
 // that begins before: enough to make little of what it costs to go back.
 const turn = 1 << 15
+
+// farAhead is how many records are rather read than jumped over: to go elsewhere
+// costs what came before that place, so that copies are known.
+const farAhead = 4 * scanWindow
+
+// Between two passes the log is left alone for a part of the time that the first one
+// read: lanes that go on one after another, as after an outage, go together.
+const (
+	minRest  = 250 * time.Millisecond
+	maxRest  = 2 * time.Second
+	restPart = 4 // so many times as long
+)
 
 // scanCommand asks for the records from an offset on.
 type scanCommand struct {
@@ -58,6 +78,7 @@ type scanned struct {
 
 func (s *scan) take(a scanned) {
 	s.reading = false
+	s.spent += max(1, time.Since(s.asked))
 	s.hand, s.next = a.events, a.next
 	if a.gap != nil {
 		s.hand = []*event{{gap: a.gap}}
@@ -67,7 +88,7 @@ func (s *scan) take(a scanned) {
 // rescan answers the scan's commands until ctx ends.
 func (p *partition) rescan(ctx context.Context) {
 	var r *queue.Reader
-	var known *duplicates
+	var known *copies.Window
 	small := false
 	topic := p.w.o.Topics.Events()
 	for {
@@ -83,8 +104,8 @@ func (p *partition) rescan(ctx context.Context) {
 				o.MaxBytes = probeBytes
 			}
 			if r == nil || r.Offset() != queue.Offset(c.from) {
-				known = newDuplicates(scanWindow)
-				if err := known.warm(ctx, p.w.o.Log, topic, p.id, queue.Offset(c.from), p.start.Start); err != nil && ctx.Err() == nil {
+				known = copies.New(scanWindow)
+				if err := known.Warm(ctx, p.w.o.Log, topic, p.id, queue.Offset(c.from), p.start.Start); err != nil && ctx.Err() == nil {
 					p.log.Warn("read what came before: copies of it would not be known", zap.Error(err))
 				}
 			}
@@ -105,7 +126,7 @@ func (p *partition) rescan(ctx context.Context) {
 		tenants := p.w.o.Tenants()
 		for i := range b.Records {
 			e := newEvent(b.Records[i])
-			e.copied = known.add(&e.record)
+			e.copied = known.Add(&e.record)
 			if _, ok := c.wanted[tenant.ID(e.owner)]; ok {
 				p.w.decide(e, tenants)
 				a.events = append(a.events, e)
@@ -120,39 +141,52 @@ func (p *partition) rescan(ctx context.Context) {
 }
 
 // catchUp gives the lanes that are behind what was read for them, and asks for
-// more. It is called whenever something may have changed.
-func (p *partition) catchUp() {
+// more. It is called whenever something may have changed. It returns when to come
+// again, zero if there is nothing to come for.
+func (p *partition) catchUp(now time.Time) (wake time.Time) {
 	if p.draining {
-		return
+		return wake
 	}
 	s := &p.scan
 	for !s.reading {
 		if !p.deal() {
-			return // a lane has to send first
+			return wake // a lane has to send first
 		}
 		p.review()
 		p.enlist()
 		if len(s.members) == 0 {
-			if !p.begin() {
-				return
+			if s.spent > 0 {
+				s.rest, s.spent = now.Add(min(maxRest, max(minRest, restPart*s.spent))), 0
 			}
+			from, found := p.first()
+			if !found {
+				return wake
+			}
+			if now.Before(s.rest) {
+				return s.rest
+			}
+			s.next = from
 			p.enlist()
 		}
-		first := p.lanes.Position()
+		nearest := p.lanes.Position()
 		for _, m := range s.members {
-			first = min(first, m.next)
+			nearest = min(nearest, m.next)
 		}
-		if s.next = max(s.next, first); s.next >= p.lanes.Position() {
+		if nearest >= s.next+farAhead || nearest == p.lanes.Position() {
+			s.next = nearest
+		}
+		if s.next >= p.lanes.Position() {
 			continue // they have had all there is
 		}
-		c := scanCommand{from: s.next, wanted: make(map[tenant.ID]struct{}, len(s.members)), small: true}
+		c := scanCommand{from: s.next, wanted: make(map[tenant.ID]struct{}, len(s.members)), small: nearest == s.next}
 		for name := range s.members {
 			c.wanted[tenantOf(name)] = struct{}{}
 			c.small = c.small && p.suspended[name] != nil
 		}
-		s.reading = true
+		s.reading, s.asked = true, now
 		s.commands <- c
 	}
+	return wake
 }
 
 // review lets go of the lanes that have left memory, have had all there is or what
@@ -197,15 +231,14 @@ func (p *partition) oneWaits(before lane.Offset) bool {
 	return false
 }
 
-// begin starts a pass at the first unread event; false if no lane wants one.
-func (p *partition) begin() bool {
-	found := false
+// first is the first event that a lane wants; false if none wants any.
+func (p *partition) first() (at lane.Offset, found bool) {
 	for name, unread := range p.lanes.Behind() {
-		if p.wantsMore(name) && (!found || unread < p.scan.next) {
-			found, p.scan.next = true, unread
+		if p.wantsMore(name) && (!found || unread < at) {
+			found, at = true, unread
 		}
 	}
-	return found
+	return at, found
 }
 
 // wantsMore reports whether a lane that is behind is to be given events: there is

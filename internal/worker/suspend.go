@@ -164,8 +164,7 @@ func (p *partition) tend(now time.Time) (wake time.Time) {
 		}
 		wake = earlier(wake, s.due)
 	}
-	p.catchUp()
-	return wake
+	return earlier(wake, p.catchUp(now))
 }
 
 // expire guards a suspended lane against the log's retention: before the log drops

@@ -1,0 +1,118 @@
+// Package copies knows the last events of a partition, so that the copy of one that
+// a sender, or the client of the log, sent twice is told from a new event
+// (invariant 7).
+package copies
+
+import (
+	"context"
+	"errors"
+	"hash/maphash"
+
+	"refinersource/internal/queue"
+	"refinersource/internal/survey"
+)
+
+// Reason is why a copy is ignored.
+const Reason survey.Ignored = "duplicate"
+
+// DefaultWindow is how many events of a partition are remembered.
+const DefaultWindow = 8192
+
+// Bounds of Warm: warmBytes of what is read again to know what came before.
+const (
+	warmBytes = 16 << 20
+	warmFirst = 256
+)
+
+// Window knows the last events of a partition. A sender that had no answer sends
+// again, and so does the client of the log: without it the copy would bring old
+// answers back after newer ones. Use New. Not safe for concurrent use.
+type Window struct {
+	seeds [2]maphash.Seed
+	ring  [][2]uint64
+	next  int
+	seen  map[[2]uint64]struct{}
+}
+
+// New returns a window of so many events.
+func New(size int) *Window {
+	return &Window{
+		seeds: [2]maphash.Seed{maphash.MakeSeed(), maphash.MakeSeed()},
+		ring:  make([][2]uint64, 0, size),
+		seen:  make(map[[2]uint64]struct{}, size),
+	}
+}
+
+// key is that of a record: tenant, source and bytes.
+func (w *Window) key(r *queue.Record) (k [2]uint64) {
+	for i, seed := range w.seeds {
+		var h maphash.Hash
+		h.SetSeed(seed)
+		_, _ = h.WriteString(r.Header(queue.HeaderTenant))
+		_ = h.WriteByte(0)
+		_, _ = h.WriteString(r.Header(queue.HeaderSource))
+		_ = h.WriteByte(0)
+		_, _ = h.Write(r.Value)
+		k[i] = h.Sum64()
+	}
+	return k
+}
+
+// Add remembers a record, and tells whether its very bytes came before.
+func (w *Window) Add(r *queue.Record) bool { return w.addKey(w.key(r)) }
+
+func (w *Window) addKey(k [2]uint64) bool {
+	if _, again := w.seen[k]; again {
+		return true
+	}
+	w.seen[k] = struct{}{}
+	if len(w.ring) < cap(w.ring) {
+		w.ring = append(w.ring, k)
+		return false
+	}
+	delete(w.seen, w.ring[w.next])
+	w.ring[w.next] = k
+	w.next = (w.next + 1) % len(w.ring)
+	return false
+}
+
+// Warm reads what stands in the log before an offset, and from start on: the last
+// events first, and by their size as many as the window takes and 16 MiB allow.
+func (w *Window) Warm(ctx context.Context, log *queue.Log, topic string, partition int, before, start queue.Offset) error {
+	first := max(start, before-warmFirst)
+	late, bytes, err := w.keys(ctx, log, topic, partition, first, before)
+	if err != nil || len(late) == 0 {
+		return err
+	}
+	more := min(int64(cap(w.ring)), warmBytes/max(1, bytes/int64(len(late)))) - int64(len(late))
+	early, _, err := w.keys(ctx, log, topic, partition, max(start, first-queue.Offset(max(0, more))), first)
+	for _, k := range append(early, late...) {
+		w.addKey(k)
+	}
+	return err
+}
+
+// keys returns the keys of the records in a range, and their bytes.
+func (w *Window) keys(ctx context.Context, log *queue.Log, topic string, partition int, from, to queue.Offset) (keys [][2]uint64, bytes int64, err error) {
+	r := log.Reader(topic, partition, from, queue.ReaderOptions{})
+	for r.Offset() < to {
+		b, err := r.Next(ctx)
+		if errors.Is(err, queue.ErrGap) {
+			r.SkipGap()
+			continue
+		}
+		if err != nil {
+			return keys, bytes, err
+		}
+		for i := range b.Records {
+			if b.Records[i].Offset < to {
+				keys = append(keys, w.key(&b.Records[i]))
+				bytes += int64(len(b.Records[i].Value))
+			}
+		}
+		if len(b.Records) == 0 && b.End <= r.Offset() {
+			break
+		}
+	}
+	return keys, bytes, nil
+}
