@@ -42,18 +42,19 @@ var table = []row{
 	{"delivery", []string{"attribution", "segment", "tenant"}, "from attempts to an outcome: retries, bisecting"},
 	{"copies", []string{"queue", "survey"}, "copies of an event, told from new ones"},
 	{"worker", []string{"attribution", "copies", "deadletter", "delivery", "lane", "queue", "receipt", "survey", "tenant"}, "the loop from fetch to commit"},
+	{"replay", []string{"attribution", "copies", "lane", "queue", "survey", "tenant"}, "what a range of the log makes, and plans to send it again"},
 	{"ingress", []string{"queue", "survey", "tenant"}, "the HTTP front"},
 	{"console", []string{"attribution", "deadletter", "queue", "receipt", "tenant"}, "the live page"},
 	{"sample", nil, "generated surveys"},
 	{"app", []string{
-		"attribution", "broker", "console", "deadletter", "delivery", "ingress", "lane", "queue", "receipt", "segment", "survey", "tenant", "worker",
+		"attribution", "broker", "console", "deadletter", "delivery", "ingress", "lane", "queue", "receipt", "replay", "segment", "survey", "tenant", "worker",
 	}, "wiring"},
 	{"e2e", nil, "tests of whole processes, from outside"},
 	{"checker", nil, "recorded histories, held against the promise"},
 	{"simulation", []string{"attribution", "broker", "checker", "deadletter", "delivery", "ingress", "lane", "queue", "segment", "survey", "tenant", "worker"}, "seeded runs of the whole system in virtual time"},
 	{"chaos", []string{"checker"}, "runs of whole processes under faults"},
 	{"cmd/refiner-source", []string{
-		"app", "attribution", "broker", "console", "deadletter", "lane", "queue", "receipt", "sample", "segment", "simulation", "survey", "tenant",
+		"app", "attribution", "broker", "console", "deadletter", "lane", "queue", "receipt", "replay", "sample", "segment", "simulation", "survey", "tenant",
 	}, "flags, signals, exit codes"},
 	{"cmd/refiner-chaos", []string{"chaos", "checker"}, "flags of the proof's runs"},
 }

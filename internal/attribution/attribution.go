@@ -57,6 +57,9 @@ type Rules struct {
 	// Integrations is a JSON object copied into every call, nil for none. It is
 	// written as encoding/json writes a map: keys sorted.
 	Integrations jsontext.Value
+	// IDLabel makes other message ids of the same events, for receivers that must
+	// take them as new; "" for the ids of the first delivery.
+	IDLabel string
 	// LibraryVersion is the version in context.library; DefaultRules has Version.
 	LibraryVersion string
 }

@@ -82,14 +82,15 @@ var namespace = uuid.UUID{0x32, 0xb1, 0x57, 0x13, 0x5a, 0xc1, 0x42, 0x93, 0xbd, 
 // maker makes the calls of one completion.
 type maker struct {
 	tenant, id, revision string
-	shared               Call // what all calls have in common
+	label                string // makes other ids; "" does not
+	shared               Call   // what all calls have in common
 	calls                []Call
 	fault                *survey.Fault
 	scratch              []byte
 }
 
 func newMaker(c *survey.Completion, r *Rules, tenantID string, timestamp time.Time) *maker {
-	m := &maker{tenant: tenantID, id: c.ID, revision: c.Revision, calls: make([]Call, 0, 2)}
+	m := &maker{tenant: tenantID, id: c.ID, revision: c.Revision, label: r.IDLabel, calls: make([]Call, 0, 2)}
 	m.shared = Call{
 		UserID:       c.UserID,
 		GroupID:      c.AccountID,
@@ -181,6 +182,9 @@ func (m *maker) messageID(kind Kind, part int) string {
 		name = append(append(name, s...), 0)
 	}
 	name = strconv.AppendInt(name, int64(part), 10)
+	if m.label != "" {
+		name = append(append(name, 0), m.label...)
+	}
 	m.scratch = name
 	return uuid.NewSHA1(namespace, name).String()
 }

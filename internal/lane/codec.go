@@ -115,7 +115,7 @@ func (m *Metadata) Encode() (text string, complete bool, err error) {
 
 // entries are the cursors in the order of the text, checked.
 func (m *Metadata) entries() ([]entry, error) {
-	if m.Partitions < 0 || m.Partitions > maxParts || m.Owner > Cut {
+	if m.Partitions < 0 || m.Partitions > maxParts || m.Owner > Finished {
 		return nil, fmt.Errorf("%w: %d partitions, owner %d", ErrMetadata, m.Partitions, m.Owner)
 	}
 	if len(m.Cursors) == 0 {

@@ -28,10 +28,12 @@ const (
 	Clean
 	// Cut says: it left while requests had no known outcome.
 	Cut
+	// Finished says: nothing is left to do here, and never will be: a replay is over.
+	Finished
 )
 
 // String is a word for people.
-func (o Owner) String() string { return word(int(o), "working", "clean", "cut") }
+func (o Owner) String() string { return word(int(o), "working", "clean", "cut", "finished") }
 
 // Tag names a lane in a commit's metadata: the first 6 bytes of the SHA-256 of its
 // name.

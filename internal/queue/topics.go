@@ -33,6 +33,9 @@ func (t Topics) Receipts() string { return t.Prefix + "receipts" }
 // Tenants holds the last state of each tenant.
 func (t Topics) Tenants() string { return t.Prefix + "tenants" }
 
+// Replays holds what each replay is to send again.
+func (t Topics) Replays() string { return t.Prefix + "replays" }
+
 // DeadRecordBytes bounds a record of the dead-letter topic: a letter holds what a
 // topic takes by default as a record, in base64. An event that nobody could bury
 // would hold its partition for ever.
@@ -59,6 +62,7 @@ func (t Topics) Specs(partitions, replication int) []TopicSpec {
 		{Name: t.Dead(), Partitions: partitions, Replication: replication, Config: dead},
 		{Name: t.Receipts(), Partitions: partitions, Replication: replication, Config: log},
 		{Name: t.Tenants(), Partitions: 1, Replication: replication, Config: state},
+		{Name: t.Replays(), Partitions: 1, Replication: replication, Config: maps.Clone(state)},
 	}
 }
 

@@ -72,6 +72,9 @@ func newEvent(r queue.Record) *event {
 // what cannot make a call becomes a dead letter.
 func (w *Worker) decide(e *event, tenants *tenant.Registry) {
 	e.decided = true
+	if w.o.Replay != nil {
+		defer e.spare()
+	}
 	if e.copied {
 		e.ignored = copies.Reason
 		return

@@ -47,7 +47,8 @@ type partition struct {
 	ages     map[string]time.Time
 	releases []release
 	scan     scan
-	shown    time.Time // when the suspended tenants were last told of
+	shown    time.Time  // when the suspended tenants were last told of
+	replay   *replaying // nil where live traffic is delivered
 	draining bool
 	cut      bool // a request was left without a known outcome
 	alarm    time.Time
@@ -60,8 +61,13 @@ type release struct {
 }
 
 func newPartition(w *Worker, a queue.Assignment, partitions int) *partition {
+	replay := w.replayOf(a.Partition)
+	if replay != nil && !a.Committed {
+		a.Offset = max(a.Start, replay.span.From)
+	}
 	p := &partition{
 		w:          w,
+		replay:     replay,
 		id:         a.Partition,
 		partitions: partitions,
 		start:      a,
@@ -98,8 +104,14 @@ func (p *partition) run(fetching, attempts context.Context) {
 	defer running.Wait()
 	p.scan.members = make(map[string]*member)
 	p.scan.commands, p.scan.answers = make(chan scanCommand, 1), make(chan scanned)
-	running.Go(func() { p.fetch(fetching, live) })
-	running.Go(func() { p.rescan(fetching) })
+	var ends chan queue.Offset
+	if p.replay != nil {
+		ends = p.replay.ends
+	}
+	if p.replay == nil || !p.replay.over {
+		running.Go(func() { p.fetch(fetching, live) })
+		running.Go(func() { p.rescan(fetching) })
+	}
 
 	draining := fetching.Done()
 	timer := time.NewTimer(time.Hour)
@@ -109,6 +121,9 @@ func (p *partition) run(fetching, attempts context.Context) {
 		p.sendAll(attempts, &running, returned)
 		if at := p.unblock(time.Now()); !at.IsZero() {
 			wake = earlier(wake, at)
+		}
+		if p.settleReplay(fetching, &running); p.replay.held() {
+			wake = earlier(wake, time.Now().Add(heldPause))
 		}
 		p.report()
 		if p.lanes.InFlight() == 0 && (attempts.Err() != nil || p.lanes.Drained()) {
@@ -134,6 +149,8 @@ func (p *partition) run(fetching, attempts context.Context) {
 			p.returned(d)
 		case s := <-p.scan.answers:
 			p.scan.take(s)
+		case end := <-ends:
+			p.replayEnd(end)
 		case reply := <-p.asks:
 			reply <- p.state(lane.Working)
 		case <-timer.C:
@@ -147,7 +164,7 @@ func (p *partition) run(fetching, attempts context.Context) {
 
 // sendAll starts every request that may be sent now.
 func (p *partition) sendAll(attempts context.Context, running *sync.WaitGroup, returned chan<- done) {
-	if time.Now().Before(p.notBefore) {
+	if time.Now().Before(p.notBefore) || p.replay.held() {
 		return
 	}
 	for attempts.Err() == nil {
@@ -193,6 +210,9 @@ func (p *partition) ask(patience time.Duration) (commitState, bool) {
 
 // state is what a commit at this moment has to say.
 func (p *partition) state(owner lane.Owner) commitState {
+	if p.replay != nil && p.replay.over {
+		owner = lane.Finished
+	}
 	m := lane.Metadata{Partitions: p.partitions, Owner: owner, Cursors: p.lanes.Cursors()}
 	text, _, err := m.Encode()
 	if err != nil {
@@ -322,6 +342,15 @@ func (p *partition) fetch(ctx context.Context, out chan<- fetched) {
 	if err := known.Warm(ctx, p.w.o.Log, topic, p.id, p.start.Offset, p.start.Start); err != nil && ctx.Err() == nil {
 		p.log.Warn("read what came before: copies of it would not be known", zap.Error(err))
 	}
+	if p.replay != nil {
+		if err := p.rebuild(ctx); err != nil {
+			if ctx.Err() == nil {
+				p.log.Error("stop replaying the partition", zap.Error(err))
+				<-ctx.Done()
+			}
+			return
+		}
+	}
 	r := p.w.o.Log.Reader(topic, p.id, p.start.Offset, queue.ReaderOptions{})
 	for ctx.Err() == nil {
 		before := r.Offset()
@@ -342,16 +371,19 @@ func (p *partition) fetch(ctx context.Context, out chan<- fetched) {
 		if r.Offset() == before {
 			continue
 		}
-		f := fetched{events: make([]*event, len(b.Records)), next: lane.Offset(r.Offset())}
+		f := fetched{events: make([]*event, 0, len(b.Records)), next: lane.Offset(r.Offset())}
 		tenants, skips := p.w.o.Tenants(), *p.skips.Load()
 		for i := range b.Records {
 			e := newEvent(b.Records[i])
 			e.copied = known.Add(&e.record)
+			if !p.replay.includes(&e.record, true) {
+				continue
+			}
 			// What will be skipped need not be decided; it is when it comes again.
 			if _, skip := skips[e.owner]; !skip {
 				p.w.decide(e, tenants)
 			}
-			f.events[i] = e
+			f.events = append(f.events, e)
 		}
 		select {
 		case out <- f:

@@ -127,7 +127,7 @@ func (p *partition) rescan(ctx context.Context) {
 		for i := range b.Records {
 			e := newEvent(b.Records[i])
 			e.copied = known.Add(&e.record)
-			if _, ok := c.wanted[tenant.ID(e.owner)]; ok {
+			if _, ok := c.wanted[tenant.ID(e.owner)]; ok && p.replay.includes(&e.record, false) {
 				p.w.decide(e, tenants)
 				a.events = append(a.events, e)
 			}

@@ -322,6 +322,12 @@ func (p *partition) restore(ctx context.Context) error {
 			p.notBefore = time.Now().Add(waitAfterCrash)
 		case lane.Cut:
 			p.notBefore = time.Now().Add(p.w.o.RequestTimeout)
+		case lane.Finished:
+			if p.replay == nil {
+				return errors.New("the group is that of a replay that is over; give another --group")
+			}
+			p.replay.over = true
+			return nil
 		}
 	}
 	if len(m.Cursors) == 0 {

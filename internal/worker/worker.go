@@ -91,6 +91,8 @@ type Options struct {
 	// has so many, the worker starts although events of before the change are not
 	// delivered. Their users' later events may overtake them.
 	AcceptPartitions int
+	// Replay makes it send a range of the log again; nil delivers live traffic.
+	Replay *Replay
 	// LagInterval is the time between two readings of the log's end.
 	LagInterval time.Duration
 	Logger      *zap.Logger
@@ -246,6 +248,12 @@ func (w *Worker) Run(ctx context.Context) error {
 		return fmt.Errorf("set up the consumer group: %w", err)
 	}
 	defer w.joined.Store(false)
+	if w.o.Replay != nil {
+		var watching sync.WaitGroup
+		watching.Go(func() { w.watchReplay(ctx, cancel) })
+		defer watching.Wait()
+		defer cancel()
+	}
 	err = group.Run(ctx, w.generation)
 	if failed := w.failed.Load(); failed != nil {
 		return *failed

@@ -17,7 +17,7 @@ func (s suite) ensureTopics(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	want := map[string]int{topics.Events(): 2, topics.Dead(): 2, topics.Receipts(): 2, topics.Tenants(): 1}
+	want := map[string]int{topics.Events(): 2, topics.Dead(): 2, topics.Receipts(): 2, topics.Tenants(): 1, topics.Replays(): 1}
 	got := make(map[string]int)
 	for name := range want {
 		n, err := l.Partitions(deadline(t), name)
@@ -76,6 +76,7 @@ func (s suite) checkTopics(t *testing.T) {
 		{topics.Receipts(), queue.FindingMissing, queue.SeverityError},
 		{topics.Tenants(), queue.FindingReplication, queue.SeverityRisk},
 		{topics.Tenants(), queue.FindingMessageSize, queue.SeverityError},
+		{topics.Replays(), queue.FindingMissing, queue.SeverityError},
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("findings (-want +got):\n%s", diff)

@@ -1,0 +1,208 @@
+package worker
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"hash/maphash"
+	"sync"
+	"time"
+
+	"go.uber.org/zap"
+
+	"refinersource/internal/lane"
+	"refinersource/internal/queue"
+	"refinersource/internal/survey"
+)
+
+// Replay makes a worker send a range of the log again, as a member of a group of
+// its own. Every member must be given the same one.
+//
+// A user is never left with older values than before: whoever has an event in the
+// range is followed beyond it, up to the end of the log as it is when the last of
+// them has been sent. What comes into the log after that, live traffic sends after
+// it. Run returns when all of it is done, by whichever members.
+type Replay struct {
+	// Spans are the parts of the partitions; those that are not there are left out.
+	Spans map[int]ReplaySpan
+	// Wants says which records are meant; nil all of them.
+	Wants func(*queue.Record) bool
+	// Held says whether a partition's live traffic has to go first; nil is never. It
+	// is asked often, and must not block.
+	Held func(partition int) bool
+}
+
+// ReplaySpan is a part of a partition's log, To excluded.
+type ReplaySpan struct{ From, To queue.Offset }
+
+// Times of a replay.
+const (
+	heldPause   = 500 * time.Millisecond // between two looks at Held
+	overTick    = time.Second            // between two looks at what other members have done
+	endPatience = 500 * time.Millisecond // between two looks at the end of the log
+)
+
+// replaying is what a partition knows of its replay.
+type replaying struct {
+	*Replay
+
+	partition int
+	span      ReplaySpan
+	seed      maphash.Seed
+	over      bool        // all of it is done
+	asking    bool        // for the end of the log
+	asked     lane.Offset // the position at that time
+	ends      chan queue.Offset
+
+	mu      sync.Mutex
+	touched map[uint64]struct{} // keys of the range's records
+}
+
+// replayOf is nil where the worker replays nothing.
+func (w *Worker) replayOf(partition int) *replaying {
+	if w.o.Replay == nil {
+		return nil
+	}
+	span, any := w.o.Replay.Spans[partition]
+	return &replaying{
+		Replay: w.o.Replay, partition: partition, span: span, over: !any, seed: maphash.MakeSeed(),
+		touched: make(map[uint64]struct{}), ends: make(chan queue.Offset),
+	}
+}
+
+// includes reports whether a record is to be sent again: one of the range, or a
+// later one with the key of one. first says that it is read for the first time.
+func (r *replaying) includes(rec *queue.Record, first bool) bool {
+	if r == nil {
+		return true
+	}
+	if rec.Offset < r.span.From || r.Wants != nil && !r.Wants(rec) {
+		return false
+	}
+	key := maphash.Bytes(r.seed, rec.Key)
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if rec.Offset < r.span.To {
+		if first {
+			r.touched[key] = struct{}{}
+		}
+		return true
+	}
+	_, again := r.touched[key]
+	return again
+}
+
+// rebuild reads again which keys the range has, up to where this owner starts.
+func (p *partition) rebuild(ctx context.Context) error {
+	r := p.replay
+	reader := p.w.o.Log.Reader(p.w.o.Topics.Events(), p.id, r.span.From, queue.ReaderOptions{})
+	for to := min(p.start.Offset, r.span.To); reader.Offset() < to; {
+		b, err := reader.Next(ctx)
+		if errors.Is(err, queue.ErrGap) {
+			reader.SkipGap()
+			continue
+		}
+		if err != nil {
+			return fmt.Errorf("read which users the replay has had: %w", err)
+		}
+		for i := range b.Records {
+			r.includes(&b.Records[i], true)
+		}
+	}
+	return nil
+}
+
+// held reports whether nothing may be sent now, since live traffic goes first.
+func (r *replaying) held() bool { return r != nil && r.Held != nil && r.Held(r.partition) }
+
+// settleReplay looks whether the replay of the partition is over: everything up to the
+// end of the log is done, and that end was read after the last of it was.
+func (p *partition) settleReplay(ctx context.Context, running *sync.WaitGroup) {
+	r := p.replay
+	if r == nil || r.over || r.asking || p.draining || !p.replayIdle() {
+		return
+	}
+	again := r.asked > 0
+	r.asking, r.asked = true, p.lanes.Position()
+	running.Go(func() {
+		if again {
+			select {
+			case <-time.After(endPatience):
+			case <-ctx.Done():
+				return
+			}
+		}
+		end := queue.Offset(-1)
+		if bounds, err := p.w.o.Log.Bounds(ctx, p.w.o.Topics.Events()); err == nil {
+			end = bounds[p.id].End
+		}
+		select {
+		case r.ends <- end:
+		case <-ctx.Done():
+		}
+	})
+}
+
+// replayIdle reports whether all that was read is done, and the range was.
+func (p *partition) replayIdle() bool {
+	return p.lanes.Position() >= lane.Offset(p.replay.span.To) && p.lanes.InMemory() == 0 && p.lanes.InFlight() == 0 && len(p.lanes.Held()) == 0
+}
+
+// replayEnd takes in where the log ends.
+func (p *partition) replayEnd(end queue.Offset) {
+	r := p.replay
+	r.asking = false
+	// Nothing has come since it was asked, so nothing was sent since either.
+	if end >= 0 && r.asked == p.lanes.Position() && r.asked >= lane.Offset(end) && p.replayIdle() {
+		r.over = true
+		p.log.Info("the partition's part of the replay is done", zap.Int64("up to", int64(end)))
+	}
+}
+
+// watchReplay ends the worker when all partitions of the replay are done.
+func (w *Worker) watchReplay(ctx context.Context, done func()) {
+	tick := time.NewTicker(overTick)
+	defer tick.Stop()
+	for {
+		if over, err := w.replayOver(ctx); err == nil && over {
+			done()
+			return
+		} else if err != nil && ctx.Err() == nil {
+			w.log.Warn("look how far the replay is", zap.Error(err))
+		}
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+func (w *Worker) replayOver(ctx context.Context) (bool, error) {
+	committed, err := w.o.Log.Committed(ctx, w.o.Group, w.o.Topics.Events())
+	if err != nil {
+		return false, err
+	}
+	for partition := range w.o.Replay.Spans {
+		m, err := lane.Decode(committed[partition].Metadata)
+		if err != nil {
+			return false, fmt.Errorf("partition %d: %w", partition, err)
+		}
+		if m.Owner != lane.Finished {
+			return false, nil
+		}
+	}
+	return true, nil
+}
+
+// spare makes an event that would be a dead letter one that is ignored: its letter
+// was written when it was delivered, or the audit says that it was not.
+func (e *event) spare() {
+	if e.letter != nil {
+		e.letter, e.costs, e.ignored = nil, nil, undeliverable
+	}
+}
+
+// undeliverable is why a replay leaves an event out that makes no call but a dead
+// letter.
+const undeliverable survey.Ignored = "dead_letter"
