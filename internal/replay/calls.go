@@ -28,6 +28,7 @@ type lines struct {
 // linesBytes is how much is gathered before it is written.
 const linesBytes = 64 << 10
 
+// Visit takes in the calls of an event.
 func (l *lines) Visit(e *Event) error {
 	for i := range e.Result.Calls {
 		l.buf = append(e.Result.Calls[i].AppendJSON(l.buf), '\n')
@@ -38,6 +39,7 @@ func (l *lines) Visit(e *Event) error {
 	return nil
 }
 
+// Flush writes what is gathered.
 func (l *lines) Flush() error {
 	if len(l.buf) == 0 {
 		return nil

@@ -29,6 +29,7 @@ func (l *Latest) Partition() Visitor { return latest{l} }
 
 type latest struct{ to *Latest }
 
+// Visit takes in the calls of an event.
 func (l latest) Visit(e *Event) error {
 	if len(e.Result.Calls) == 0 {
 		return nil
@@ -48,6 +49,7 @@ func (l latest) Visit(e *Event) error {
 	return nil
 }
 
+// Flush does nothing.
 func (latest) Flush() error { return nil }
 
 // Folds yields the tenants' folds, ordered by tenant. It is for when the scan has

@@ -60,6 +60,7 @@ type summary struct {
 	users   map[uint64]tenant.ID
 }
 
+// Visit counts an event.
 func (s *summary) Visit(e *Event) error {
 	c := s.tenants[e.Tenant]
 	if c == nil {
@@ -90,6 +91,7 @@ func (c *Counts) at(t time.Time) {
 	}
 }
 
+// Flush adds the counts to the summary.
 func (s *summary) Flush() error {
 	s.to.mu.Lock()
 	defer s.to.mu.Unlock()

@@ -63,9 +63,9 @@ func (w *Worker) replayOf(partition int) *replaying {
 	if w.o.Replay == nil {
 		return nil
 	}
-	span, any := w.o.Replay.Spans[partition]
+	span, part := w.o.Replay.Spans[partition]
 	return &replaying{
-		Replay: w.o.Replay, partition: partition, span: span, over: !any, seed: maphash.MakeSeed(),
+		Replay: w.o.Replay, partition: partition, span: span, over: !part, seed: maphash.MakeSeed(),
 		touched: make(map[uint64]struct{}), ends: make(chan queue.Offset),
 	}
 }

@@ -115,7 +115,7 @@ func TestReplayFollowsEachUserToTheEnd(t *testing.T) {
 // whoever sends them.
 func TestReplayUnderLiveTrafficLeavesNothingOld(t *testing.T) {
 	t.Parallel()
-	inBubble(t, func(t *testing.T, w *world) {
+	inBubble(t, func(_ *testing.T, w *world) {
 		w.receiver.latency = func(tenant.ID) time.Duration { return 150 * time.Millisecond }
 		live := w.join(small)
 		from := w.ends()
