@@ -122,7 +122,7 @@ func (p *partition) rescan(ctx context.Context) {
 // catchUp gives the lanes that are behind what was read for them, and asks for
 // more. It is called whenever something may have changed.
 func (p *partition) catchUp() {
-	if p.draining {
+	if p.draining || p.receipts.full() {
 		return
 	}
 	s := &p.scan
@@ -273,7 +273,7 @@ func (p *partition) addBehind(e *event) {
 		p.ages[e.lane] = e.record.Time
 	}
 	if it := p.lanes.AddBehind(e.asLane()); it != nil && len(e.costs) == 0 {
-		p.w.finished(e)
+		p.finished(e)
 	}
 }
 
