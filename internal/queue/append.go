@@ -84,8 +84,9 @@ func (l *Log) appendBundled(ctx context.Context, topic string, partition int, b 
 	err := retry(ctx, onRetry, func() error {
 		err := l.produce(ctx, topic, partition, b, records)
 		if err != nil && len(records) == 1 && !errors.Is(err, ErrClosed) {
-			// Whatever it is, others wait for this record, and an operator may mend it.
-			return fmt.Errorf("%w: %v", ErrUnavailable, err) //nolint:errorlint // its class must not show
+			// Whatever it is, others wait for this record, and an operator may mend it. Its
+			// class must not show: it would end the tries.
+			return fmt.Errorf("%w: %v", ErrUnavailable, err)
 		}
 		return err
 	})
