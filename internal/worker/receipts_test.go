@@ -186,6 +186,13 @@ func TestReceiptSaysWhatBecameOfAnEvent(t *testing.T) {
 	})
 }
 
+// count is how many events the worker has finished.
+func (m *member) count() int {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return len(m.finished)
+}
+
 // called are the calls that the receiver has taken of a user, as a receipt has them.
 func (w *world) called(id tenant.ID, user string) (calls []receipt.Call) {
 	w.receiver.mu.Lock()
@@ -274,7 +281,7 @@ func TestEventsWaitForReceipts(t *testing.T) {
 			}
 		}
 		// Each partition holds 64 KiB of receipts, and what was in flight then.
-		if n := len(m.finished); n >= 1000 || n == 0 {
+		if n := m.count(); n >= 1000 || n == 0 {
 			t.Errorf("%d of 1206 events are finished while no receipt can be written", n)
 		}
 		if n := l.seen.FilterMessageSnippet("receipts cannot be written").Len(); n < 12 || n > 18 {
@@ -353,4 +360,81 @@ func TestDrainWaitsForReceipts(t *testing.T) {
 			})
 		})
 	}
+}
+
+// One receipt more or less: the commit stands right before the event that has none.
+func TestCommitStandsBeforeTheFirstEventWithoutReceipt(t *testing.T) {
+	t.Parallel()
+	inBubble(t, func(t *testing.T, w *world) {
+		var refuse atomic.Bool
+		w.refuseReceipts(-1, refuse.Load)
+		m := w.join()
+		for i := range 5 {
+			w.publish("acme", "ann")
+			w.until("it to be committed", w.settled)
+			refuse.Store(true)
+			w.publish("acme", "ann")
+			w.until("its calls", func() bool { return w.receiver.count() == 4*(i+1) })
+			time.Sleep(5 * time.Second)
+			if lag := w.lag(); lag != 1 {
+				t.Errorf("%d events are not committed, want the one without a receipt", lag)
+			}
+			w.covered()
+			refuse.Store(false)
+		}
+		w.until("all to be committed", w.settled)
+		w.verify(never)
+		m.terminate()
+	})
+}
+
+// Receipts that are always late hold the commits back, but not for ever.
+func TestCommitsFollowReceiptsThatAreAlwaysLate(t *testing.T) {
+	t.Parallel()
+	inBubble(t, func(t *testing.T, w *world) {
+		began := time.Now()
+		w.refuseReceipts(-1, func() bool { return time.Since(began)%(1500*time.Millisecond) < 1000*time.Millisecond })
+		m := w.join()
+		moved := make(map[int64]struct{})
+		for range 300 {
+			w.publish("acme", "ann")
+			time.Sleep(30 * time.Millisecond)
+			w.covered()
+			moved[int64(len(w.sent[person{"acme", "ann"}]))-w.lag()] = struct{}{}
+		}
+		if len(moved) < 4 {
+			t.Errorf("the commit moved %d times in %v", len(moved), time.Since(began))
+		}
+		w.until("all to be committed", w.settled)
+		w.covered()
+		m.terminate()
+	})
+}
+
+// Events that make no call take no window; they wait for receipts all the same.
+func TestIgnoredEventsWaitForReceipts(t *testing.T) {
+	t.Parallel()
+	inBubble(t, func(t *testing.T, w *world) {
+		var refuse atomic.Bool
+		refuse.Store(true)
+		w.refuseReceipts(-1, refuse.Load)
+		// Small events, in many batches.
+		m := w.join(small, func(o *worker.Options) { o.Limits.WindowBytes = 256 << 10 })
+		for i := range 1500 {
+			w.publishRaw("acme", "a", survey.RefinerWebhook, fmt.Appendf(nil, `{"remote_id":"f","n":%d,"triggered_event":"Entered Segment"}`, i))
+		}
+		time.Sleep(time.Minute)
+		if waiting := w.lag(); waiting != 1500 {
+			t.Errorf("%d of 1500 events wait", waiting)
+		}
+		if n := m.count(); n == 0 || n >= 1000 {
+			t.Errorf("%d of 1500 events are finished while no receipt can be written", n)
+		}
+		refuse.Store(false)
+		w.until("all to be committed", w.settled)
+		if again := w.covered(); again != 0 || len(w.receipts()) != 1500 {
+			t.Errorf("%d events have receipts, %d too many, want 1500", len(w.receipts()), again)
+		}
+		m.terminate()
+	})
 }
