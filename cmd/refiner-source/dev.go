@@ -28,6 +28,7 @@ type devFlags struct {
 	listen, admin string
 	data, tenants string
 	samples       int
+	receipts      *bool
 }
 
 func newDev() *cobra.Command {
@@ -47,6 +48,7 @@ instead of sent. Every call is printed on stdout, one JSON object a line.`,
 	flags.StringVar(&f.data, "data", ".refiner-source", "directory of the broker's data; it survives a restart")
 	flags.StringVar(&f.tenants, "tenants", "", "tenants file (YAML); calls are then sent to the tenants' endpoints")
 	flags.IntVar(&f.samples, "sample", 0, "submit so many generated surveys at the start")
+	f.receipts = addReceiptsFlag(cmd)
 	cmd.RunE = work(func(cmd *cobra.Command, _ []string) error {
 		if f.samples < 0 {
 			return usagef("--sample is %d; give 0 or more", f.samples)
@@ -64,7 +66,7 @@ func (f *devFlags) run(ctx context.Context, stdout, stderr io.Writer) error {
 	calls := &callPrinter{w: stdout}
 	a, err := app.New(app.Options{
 		Ingress:     &app.IngressOptions{Listen: f.listen, AllowNoTokens: true},
-		Worker:      &app.WorkerOptions{OnCall: calls.print},
+		Worker:      &app.WorkerOptions{OnCall: calls.print, NoReceipts: !*f.receipts},
 		Embedded:    &broker.Options{DataDir: filepath.Join(f.data, "broker")},
 		Topics:      queue.Topics{Prefix: queue.DefaultTopicPrefix},
 		TenantsFile: f.tenants,

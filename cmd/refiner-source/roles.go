@@ -74,6 +74,11 @@ func newIngress() *cobra.Command {
 	return cmd
 }
 
+// addReceiptsFlag adds the flag of those who deliver.
+func addReceiptsFlag(cmd *cobra.Command) *bool {
+	return cmd.Flags().Bool("receipts", true, "write a receipt for every finished event, for trace, audit and replay --diff; while that fails, events wait")
+}
+
 func newWorker() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:     "worker",
@@ -86,6 +91,7 @@ func newWorker() *cobra.Command {
 	group := cmd.Flags().String("group", app.DefaultGroup, "consumer group")
 	session := cmd.Flags().Duration("session-timeout", app.DefaultSessionTimeout, "after how long without a word a worker is taken for dead, and others take over; 6s to 5m, as the brokers allow")
 	accept := cmd.Flags().Int("accept-partitions", 0, "go on although the topic has got this many partitions while events were waiting; their users' later events may overtake them")
+	receipts := addReceiptsFlag(cmd)
 	cmd.RunE = work(func(cmd *cobra.Command, _ []string) error {
 		if *session < minSessionTimeout || *session > maxSessionTimeout {
 			return usagef("--session-timeout is %v; give %v to %v", *session, minSessionTimeout, maxSessionTimeout)
@@ -97,6 +103,7 @@ func newWorker() *cobra.Command {
 			Group:            *group,
 			GroupOptions:     app.SessionOptions(*session),
 			AcceptPartitions: *accept,
+			NoReceipts:       !*receipts,
 		}})
 	})
 	return cmd

@@ -83,6 +83,8 @@ type WorkerOptions struct {
 	GroupOptions queue.GroupOptions
 	// AcceptPartitions is worker.Options.AcceptPartitions.
 	AcceptPartitions int
+	// NoReceipts turns receipts off; see worker.Options.Receipts.
+	NoReceipts bool
 	// OnCall is told of every accepted call; see worker.Options.
 	OnCall func(tenant.ID, *attribution.Call)
 }
@@ -389,6 +391,7 @@ func (a *App) startWorker(context.Context) error {
 		RequestTimeout: timeout,
 
 		AcceptPartitions: a.o.Worker.AcceptPartitions,
+		Receipts:         !a.o.Worker.NoReceipts,
 
 		Tenants:         a.tenants,
 		Delivery:        delivery.Options{Sender: client},

@@ -68,7 +68,8 @@ func Replay(ctx context.Context, o ReplayOptions) error {
 		Logger:     o.Logger,
 		OnCall:     o.OnCall,
 		OnFinished: o.OnFinished,
-		Replay:     &worker.Replay{Spans: spans, Wants: wants(o.Plan), Held: live.behind},
+		Receipts:   true,
+		Replay:     &worker.Replay{ID: o.Plan.ID, Spans: spans, Wants: wants(o.Plan), Held: live.behind},
 	})
 	if err != nil {
 		return errors.Join(err, letters.Close())

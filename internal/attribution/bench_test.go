@@ -1,6 +1,8 @@
 package attribution_test
 
 import (
+	"bytes"
+	"crypto/sha256"
 	"testing"
 
 	"refinersource/internal/attribution"
@@ -51,5 +53,48 @@ func BenchmarkAppendJSON(b *testing.B) {
 		for i := range res.Calls {
 			dst = res.Calls[i].AppendJSON(dst)
 		}
+	}
+}
+
+func benchCalls(tb testing.TB) []attribution.Call {
+	tb.Helper()
+	rules := attribution.DefaultRules()
+	res, err := attribution.Attribute(fiveAnswers(), &rules, "acme", received)
+	if err != nil {
+		tb.Fatal(err)
+	}
+	return res.Calls
+}
+
+// The digest of both calls of a completion, as a receipt has them.
+func BenchmarkDigest(b *testing.B) {
+	calls, scratch := benchCalls(b), []byte(nil)
+	b.ReportAllocs()
+	for b.Loop() {
+		for i := range calls {
+			_, scratch = calls[i].Digest(scratch)
+		}
+	}
+}
+
+// What of it is the encoding, which making the calls has done before.
+func BenchmarkDigestEncoding(b *testing.B) {
+	calls, scratch := benchCalls(b), []byte(nil)
+	b.ReportAllocs()
+	for b.Loop() {
+		for i := range calls {
+			scratch = calls[i].AppendJSON(scratch[:0])
+		}
+	}
+}
+
+func TestDigestAllocatesNothing(t *testing.T) {
+	calls, scratch := benchCalls(t), make([]byte, 0, 8<<10)
+	if n := testing.AllocsPerRun(100, func() { _, scratch = calls[0].Digest(scratch) }); n != 0 {
+		t.Errorf("%v allocations, want none", n)
+	}
+	sum := sha256.Sum256(calls[0].AppendJSON(nil))
+	if digest, _ := calls[0].Digest(nil); !bytes.Equal(digest[:], sum[:16]) {
+		t.Errorf("digest %x, want the first half of %x", digest, sum)
 	}
 }

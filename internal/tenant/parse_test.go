@@ -70,6 +70,7 @@ tenants:
 		SigningSecrets: []tenant.Secret{tenant.NewSecret(signingSecret)},
 		Rules:          rules, Pairing: tenant.Strict, PairGap: 1500 * time.Millisecond, Paused: true, StrictBody: true,
 	}
+	want.RulesOf = tenant.Fingerprint(&want.Rules)
 	if diff := cmp.Diff(want, acme, reveal); diff != "" {
 		t.Errorf("acme (-want +got):\n%s", diff)
 	}
@@ -78,6 +79,7 @@ tenants:
 		ID: "open", WriteKey: tenant.NewSecret("k"), Endpoint: tenant.DefaultEndpoint, NoAuth: true,
 		Rules: attribution.DefaultRules(), Pairing: tenant.Strict, RateLimit: tenant.DefaultRateLimit,
 	}
+	want.RulesOf = tenant.Fingerprint(&want.Rules)
 	if diff := cmp.Diff(want, open, reveal); diff != "" {
 		t.Errorf("defaults (-want +got):\n%s", diff)
 	}

@@ -69,6 +69,7 @@ func newRegistry(entries []entry, known Faults) (*Registry, Faults) {
 	}
 	for i := range entries {
 		entries[i].lines = nil
+		entries[i].RulesOf = Fingerprint(&entries[i].Rules)
 	}
 	slices.SortFunc(r.sorted, func(a, b *entry) int { return cmp.Compare(a.ID, b.ID) })
 	return r, nil

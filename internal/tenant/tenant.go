@@ -59,6 +59,7 @@ type Tenant struct {
 	SigningSecrets []Secret // at most MaxSigningSecrets; see Secret.SigningKey
 	NoAuth         bool
 	Rules          attribution.Rules
+	RulesOf        string // fingerprint of Rules, set by the registry
 	Pairing        Pairing
 	PairGap        time.Duration // between identify and group, with Strict; at most MaxPairGap
 	RateLimit      int           // calls a second over all workers; 0 is none

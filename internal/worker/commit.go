@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"go.uber.org/zap"
@@ -28,11 +29,13 @@ const (
 // errStuck says that a partition's loop does not go on.
 var errStuck = errors.New("a partition does not answer")
 
-// committed is what a partition has to commit: a place, and what says where the
-// lanes that it passes go on. Both are of the same moment (invariant 2).
+// commitState is what a partition has to commit: a place, and what says where the
+// lanes that it passes go on; and up to which receipt the log must have acknowledged
+// them before. All are of the same moment (invariant 2).
 type commitState struct {
 	to       lane.Offset
 	metadata string
+	receipts uint64
 }
 
 // committer commits the partitions of one generation: all that have moved in
@@ -46,13 +49,15 @@ type committer struct {
 
 	acked    map[int]commitState
 	ackedAt  time.Time
-	answered map[int]time.Time // when each partition last said what to commit
+	receipts receiptsState
+	drainBy  atomic.Pointer[time.Time] // when the drain's time is over; nil before
+	answered map[int]time.Time         // when each partition last said what to commit
 }
 
 func newCommitter(g *queue.Generation, interval time.Duration, lease *lease, log *zap.Logger) *committer {
 	return &committer{
 		generation: g, interval: interval, lease: lease, log: log,
-		acked: make(map[int]commitState), answered: make(map[int]time.Time),
+		acked: make(map[int]commitState), answered: make(map[int]time.Time), receipts: newReceiptsState(),
 	}
 }
 
@@ -66,7 +71,7 @@ func (c *committer) run(worked <-chan struct{}) error {
 		c.answered[p.id] = time.Now()
 	}
 	for {
-		if err := c.commit(); errors.Is(err, queue.ErrGenerationEnded) || errors.Is(err, errStuck) {
+		if err := c.commit(receiptsPatience); errors.Is(err, queue.ErrGenerationEnded) || errors.Is(err, errStuck) {
 			return err
 		}
 		select {
@@ -74,7 +79,8 @@ func (c *committer) run(worked <-chan struct{}) error {
 		case <-worked:
 			var err error
 			for range lastCommits {
-				if err = c.commit(); err == nil || errors.Is(err, queue.ErrGenerationEnded) {
+				if err = c.commit(c.lastPatience()); err == nil || errors.Is(err, queue.ErrGenerationEnded) {
+					c.missed()
 					return err
 				}
 			}
@@ -108,11 +114,14 @@ func (c *committer) collect() (map[int]commitState, error) {
 }
 
 // commit commits what has moved, or something, if nothing has for commitAtLeast.
-func (c *committer) commit() error {
+// It waits for the receipts of what it commits, but not for longer than patience;
+// see cover.
+func (c *committer) commit(patience time.Duration) error {
 	states, err := c.collect()
 	if err != nil {
 		return err
 	}
+	c.cover(states, patience)
 	var commits []queue.Commit
 	for id, s := range states {
 		if c.acked[id] == s && (len(commits) > 0 || time.Since(c.ackedAt) < commitAtLeast) {

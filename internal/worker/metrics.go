@@ -25,6 +25,7 @@ type metrics struct {
 	generations prometheus.Counter
 	lost        prometheus.Counter
 	hosts       *prometheus.GaugeVec
+	receipts    prometheus.Counter
 	noTenant    bool
 }
 
@@ -61,10 +62,18 @@ func newMetrics(w *Worker, reg prometheus.Registerer, noTenant bool) *metrics {
 			Name: "refiner_source_host_waiting",
 			Help: "1 while the tenants of a receiver's host wait for it, since most of them fail.",
 		}, []string{"host"}),
+		receipts: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "refiner_source_receipts_written_total",
+			Help: "Receipts that the log has acknowledged.",
+		}),
 		noTenant: noTenant,
 	}
+	waiting := prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+		Name: "refiner_source_receipts_waiting",
+		Help: "Receipts that the log has not acknowledged yet; no commit passes their events.",
+	}, w.receiptsWaiting)
 	if reg != nil {
-		reg.MustRegister(m.finished, m.attempts, m.delivery, m.endToEnd, m.generations, m.lost, m.hosts, lagCollector{w})
+		reg.MustRegister(m.finished, m.attempts, m.delivery, m.endToEnd, m.generations, m.lost, m.hosts, m.receipts, waiting, lagCollector{w})
 	}
 	return m
 }
@@ -95,6 +104,7 @@ type status struct {
 	end       atomic.Int64
 	window    atomic.Int64
 	suspended atomic.Pointer[[]Suspended]
+	receipts  atomic.Int64 // that are not acknowledged
 	oldest    atomic.Int64 // when the event at the commit point was accepted, Unix nanoseconds; 0 if none is known
 }
 
@@ -167,6 +177,18 @@ func (w *Worker) Suspended() []Suspended {
 		return cmp.Or(cmp.Compare(a.Tenant, b.Tenant), cmp.Compare(a.Partition, b.Partition))
 	})
 	return all
+}
+
+// receiptsWaiting is how many receipts of the partitions assigned now are not
+// acknowledged.
+func (w *Worker) receiptsWaiting() float64 {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	n := int64(0)
+	for _, s := range w.partitions {
+		n += s.receipts.Load()
+	}
+	return float64(n)
 }
 
 // watch keeps the status of a partition while it is assigned; nil ends it.

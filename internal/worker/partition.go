@@ -33,6 +33,11 @@ type partition struct {
 	asks  chan chan<- commitState
 	ended chan struct{}
 	last  *commitState // what is left to commit, after ended
+	// first is what was committed when the work began, in this member's name; nil
+	// before.
+	first atomic.Pointer[commitState]
+	// receipts are those of the events that are finished; nil if none are wanted.
+	receipts *receipts
 	// idle says that the partition is not worked on, and has nothing to commit.
 	idle atomic.Bool
 	// skips are the lanes that are behind, for those who read: a new map each time.
@@ -81,6 +86,9 @@ func newPartition(w *Worker, a queue.Assignment, partitions int) *partition {
 		failing:    make(map[string]*failing),
 		ages:       make(map[string]time.Time),
 	}
+	if w.o.Receipts {
+		p.receipts = newReceipts(w, a.Partition, p.log, p.status)
+	}
 	p.skips.Store(new(map[string]struct{}))
 	p.status.committed.Store(int64(a.Offset))
 	p.status.end.Store(int64(a.End))
@@ -99,6 +107,7 @@ func (p *partition) run(fetching, attempts context.Context) {
 		}
 		return
 	}
+	p.first.Store(new(p.state(lane.Working)))
 	live, returned := make(chan fetched), make(chan done)
 	var running sync.WaitGroup
 	defer running.Wait()
@@ -131,7 +140,7 @@ func (p *partition) run(fetching, attempts context.Context) {
 			return
 		}
 		more := live
-		if p.draining || p.lanes.Full() {
+		if p.draining || p.lanes.Full() || p.receipts.full() {
 			more = nil
 		}
 		if wake.IsZero() {
@@ -153,6 +162,7 @@ func (p *partition) run(fetching, attempts context.Context) {
 			p.replayEnd(end)
 		case reply := <-p.asks:
 			reply <- p.state(lane.Working)
+		case <-p.receipts.hasRoom():
 		case <-timer.C:
 		case <-draining:
 			draining = nil
@@ -162,9 +172,10 @@ func (p *partition) run(fetching, attempts context.Context) {
 	}
 }
 
-// sendAll starts every request that may be sent now.
+// sendAll starts every request that may be sent now. While the receipts are too many
+// it begins nothing; what was begun is finished in a drain all the same.
 func (p *partition) sendAll(attempts context.Context, running *sync.WaitGroup, returned chan<- done) {
-	if time.Now().Before(p.notBefore) || p.replay.held() {
+	if time.Now().Before(p.notBefore) || p.replay.held() || p.receipts.full() && !p.draining {
 		return
 	}
 	for attempts.Err() == nil {
@@ -208,7 +219,8 @@ func (p *partition) ask(patience time.Duration) (commitState, bool) {
 	}
 }
 
-// state is what a commit at this moment has to say.
+// state is what a commit at this moment has to say, and up to which receipt the log
+// must have acknowledged them before. It has them written.
 func (p *partition) state(owner lane.Owner) commitState {
 	if p.replay != nil && p.replay.over {
 		owner = lane.Finished
@@ -220,7 +232,7 @@ func (p *partition) state(owner lane.Owner) commitState {
 		// nothing that could lose one.
 		panic("worker: encode the commit's metadata: " + err.Error())
 	}
-	return commitState{to: p.lanes.CommitPoint(), metadata: text}
+	return commitState{to: p.lanes.CommitPoint(), metadata: text, receipts: p.receipts.flush()}
 }
 
 // add takes in a live event.
@@ -236,7 +248,7 @@ func (p *partition) add(e *event) {
 	}
 	p.judge(e)
 	if it := p.lanes.Add(e.asLane()); it != nil && len(e.costs) == 0 {
-		p.w.finished(e)
+		p.finished(e)
 	}
 }
 
@@ -250,7 +262,7 @@ func (e *event) asLane() lane.Event[*event] {
 // unblock passes the lanes that hold up a full window: those that are slow, wait,
 // or have much of it. It returns when to look again, zero if there is no need.
 func (p *partition) unblock(now time.Time) time.Time {
-	for p.lanes.Full() && !now.Before(p.notBefore) {
+	for p.lanes.Full() && !now.Before(p.notBefore) && !p.receipts.full() {
 		it, ok := p.lanes.Oldest()
 		if !ok {
 			break

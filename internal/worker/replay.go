@@ -23,6 +23,8 @@ import (
 // them has been sent. What comes into the log after that, live traffic sends after
 // it. Run returns when all of it is done, by whichever members.
 type Replay struct {
+	// ID stands in the receipts.
+	ID string
 	// Spans are the parts of the partitions; those that are not there are left out.
 	Spans map[int]ReplaySpan
 	// Wants says which records are meant; nil all of them.

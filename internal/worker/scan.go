@@ -144,7 +144,7 @@ func (p *partition) rescan(ctx context.Context) {
 // more. It is called whenever something may have changed. It returns when to come
 // again, zero if there is nothing to come for.
 func (p *partition) catchUp(now time.Time) (wake time.Time) {
-	if p.draining {
+	if p.draining || p.receipts.full() {
 		return wake
 	}
 	s := &p.scan
@@ -158,7 +158,7 @@ func (p *partition) catchUp(now time.Time) (wake time.Time) {
 			if s.spent > 0 {
 				s.rest, s.spent = now.Add(min(maxRest, max(minRest, restPart*s.spent))), 0
 			}
-			from, found := p.first()
+			from, found := p.firstWanted()
 			if !found {
 				return wake
 			}
@@ -231,8 +231,8 @@ func (p *partition) oneWaits(before lane.Offset) bool {
 	return false
 }
 
-// first is the first event that a lane wants; false if none wants any.
-func (p *partition) first() (at lane.Offset, found bool) {
+// firstWanted is the first event that a lane wants; false if none wants any.
+func (p *partition) firstWanted() (at lane.Offset, found bool) {
 	for name, unread := range p.lanes.Behind() {
 		if p.wantsMore(name) && (!found || unread < at) {
 			found, at = true, unread
@@ -306,7 +306,7 @@ func (p *partition) addBehind(e *event) {
 		p.ages[e.lane] = e.record.Time
 	}
 	if it := p.lanes.AddBehind(e.asLane()); it != nil && len(e.costs) == 0 {
-		p.w.finished(e)
+		p.finished(e)
 	}
 }
 

@@ -50,6 +50,7 @@ func (p *partition) send(ctx context.Context, r lane.Request[*event]) done {
 		if e.tenant != nil {
 			d.tenant = e.tenant
 		}
+		e.taken = callsOf(e.steps[:min(part.Step, len(e.steps))])
 		if e.letter != nil {
 			continue
 		}
@@ -71,7 +72,7 @@ func (p *partition) send(ctx context.Context, r lane.Request[*event]) done {
 		case <-time.After(gap):
 		}
 	}
-	source := p.w.source(d.tenant)
+	source, began := p.w.source(d.tenant), time.Now()
 	reports, verdict := p.w.deliverer.Deliver(ctx, source, parts, delivery.DeliverOptions{Probe: r.Probe || r.Alone, CatchUp: r.Behind})
 	if r.Alone && verdict.Cause == delivery.Unavailable {
 		// It has failed alone before, while others were accepted. Whether the tenant
@@ -85,7 +86,9 @@ func (p *partition) send(ctx context.Context, r lane.Request[*event]) done {
 	for j, report := range reports {
 		i := which[j]
 		e := r.Parts[i].Item.Payload
-		e.attempts += report.Attempts
+		if e.attempts += report.Attempts; e.attempts > 0 && e.first.IsZero() {
+			e.first = began
+		}
 		e.status = report.Last.Status
 		switch report.Outcome {
 		case delivery.Accepted:
@@ -114,6 +117,14 @@ func (p *partition) send(ctx context.Context, r lane.Request[*event]) done {
 		p.bury(ctx, &d)
 	}
 	return d
+}
+
+// callsOf is how many calls steps have.
+func callsOf(steps [][]attribution.Call) (n int) {
+	for _, calls := range steps {
+		n += len(calls)
+	}
+	return n
 }
 
 // bury writes the dead letters of a request's parts. An event is over only with
@@ -181,8 +192,15 @@ func (w *Worker) source(t *tenant.Tenant) delivery.Source {
 
 var _ Letters = (*deadletter.Writer)(nil)
 
+// finished takes in that an event has its outcome: it is counted and gets its
+// receipt, and the observer is told.
+func (p *partition) finished(e *event) {
+	f := p.w.finished(e)
+	p.receipts.add(e, &f)
+}
+
 // finished counts an event that has its outcome and tells the observer.
-func (w *Worker) finished(e *event) {
+func (w *Worker) finished(e *event) Finished {
 	f := Finished{
 		Tenant:   tenant.ID(e.owner),
 		EventID:  e.id,
@@ -204,4 +222,5 @@ func (w *Worker) finished(e *event) {
 	if w.o.OnFinished != nil {
 		w.o.OnFinished(f)
 	}
+	return f
 }

@@ -289,7 +289,7 @@ func (p *partition) returned(d done) {
 	}
 	for _, it := range p.lanes.Done(d.request, d.outcomes) {
 		p.forget(it.Payload)
-		p.w.finished(it.Payload)
+		p.finished(it.Payload)
 	}
 	if slices.Contains(d.outcomes, lane.Deferred) {
 		// What is put aside does not hold the commit.

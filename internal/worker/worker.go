@@ -4,8 +4,9 @@
 // and the pace, and it is where events are logged and counted.
 //
 // It guarantees that a commit never passes an event that is not delivered, in
-// the dead-letter topic, or ignored for a named reason (invariant 2), and that
-// a drain leaves nothing begun behind the commit (invariant 7).
+// the dead-letter topic, or ignored for a named reason (invariant 2), nor one whose
+// receipt the log has not acknowledged; and that a drain leaves nothing begun behind
+// the commit (invariant 7).
 package worker
 
 import (
@@ -93,6 +94,9 @@ type Options struct {
 	AcceptPartitions int
 	// Replay makes it send a range of the log again; nil delivers live traffic.
 	Replay *Replay
+	// Receipts says that each finished event gets a receipt, which the log has before
+	// a commit passes the event. While receipts cannot be written, events wait.
+	Receipts bool
 	// LagInterval is the time between two readings of the log's end.
 	LagInterval time.Duration
 	Logger      *zap.Logger
@@ -178,6 +182,7 @@ type Worker struct {
 	partitions map[int]*status // those assigned now
 
 	taken taken
+	named named // rules that are in the log
 }
 
 // New returns a worker. Run starts it.
@@ -333,6 +338,7 @@ func (w *Worker) generation(ctx context.Context, g *queue.Generation) {
 		case <-worked:
 			return
 		}
+		commits.drainBy.Store(new(time.Now().Add(g.DrainBudget())))
 		budget := time.NewTimer(g.DrainBudget())
 		defer budget.Stop()
 		select {
@@ -341,8 +347,15 @@ func (w *Worker) generation(ctx context.Context, g *queue.Generation) {
 		case <-worked:
 		}
 	})
+	// Receipts are written until the last commit, which waits for them.
+	writing, stopWriting := context.WithCancel(context.WithoutCancel(ctx))
+	defer stopWriting()
+	var writers sync.WaitGroup
 	for _, p := range commits.partitions {
 		working.Go(func() { p.run(fetching, attempts) })
+		if p.receipts != nil {
+			writers.Go(func() { p.receipts.write(writing) })
+		}
 	}
 	working.Go(func() { w.readEnds(fetching) })
 	w.joined.Store(true)
@@ -353,6 +366,8 @@ func (w *Worker) generation(ctx context.Context, g *queue.Generation) {
 	select {
 	case <-worked:
 		committing.Wait()
+		stopWriting()
+		writers.Wait()
 	case <-stuck: // nobody can wait for it; the process has to end
 	}
 	for _, a := range g.Assignments {

@@ -131,6 +131,7 @@ func (w *world) start(change ...func(*worker.Options)) *member {
 		Tenants:  func() *tenant.Registry { return w.tenants },
 		Delivery: delivery.Options{Sender: sender{m}, MinBackoff: time.Second, MaxBackoff: 10 * time.Second},
 		Letters:  deadletter.NewWriter(m.letters, w.topics.Dead()),
+		Receipts: true,
 		OnFinished: func(f worker.Finished) {
 			m.mu.Lock()
 			m.finished = append(m.finished, f)
