@@ -34,7 +34,7 @@ type Options struct {
 	Group  string
 	Topics queue.Topics
 	Range
-	Tenant string // "" is all; gaps and what cannot be read are found whosever they are
+	Tenant string // "" is all; gaps and unsound commits are found whosever events they are about
 	// TableBytes bounds the memory of what is known of events; 0 is DefaultTableBytes.
 	TableBytes int64
 	Findings   int // how many of each kind are listed; 0 is DefaultFindings
@@ -246,14 +246,14 @@ func (a *auditor) loadLetters(ctx context.Context, parts []*part) (*letters, err
 	if err != nil {
 		return nil, err
 	}
-	type read1 struct {
+	type partition struct {
 		letters map[int][]letter
 		found   *findings
 	}
-	all := make([]read1, len(ranges))
+	all := make([]partition, len(ranges))
 	l := &letters{of: make([][]letter, len(parts)), first: make([]time.Time, len(parts)), found: newFindings(a.Options.Findings)}
 	err = sideBySide(ctx, ranges, func(ctx context.Context, s stretch) error {
-		one := read1{make(map[int][]letter), newFindings(a.Options.Findings)}
+		one := partition{make(map[int][]letter), newFindings(a.Options.Findings)}
 		if a.dead[s.partition].Start > 0 {
 			first, err := a.oldest(ctx, a.Topics.Dead(), a.dead[s.partition], s.partition)
 			if err != nil {
@@ -262,9 +262,12 @@ func (a *auditor) loadLetters(ctx context.Context, parts []*part) (*letters, err
 			l.first[s.partition] = first
 		}
 		err := read(ctx, a.log, a.Topics.Dead(), s, func(r *queue.Record) bool {
+			if a.Tenant != "" && string(header(r, queue.HeaderTenant)) != a.Tenant {
+				return true
+			}
 			d, err := deadletter.Decode(r.Value)
 			if err != nil {
-				one.found.add(Finding{Kind: UnreadableLetter, Tenant: text(header(r, queue.HeaderTenant)), Position: position(r), Detail: err.Error()})
+				one.found.add(Finding{Kind: UnreadableLetter, Tenant: ownerOf(header(r, queue.HeaderTenant)), Position: position(r), Detail: err.Error()})
 				return true
 			}
 			from := d.Origin

@@ -2,12 +2,16 @@ package audit_test
 
 import (
 	"fmt"
+	"slices"
+	"strings"
 	"testing"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kgo"
 	"github.com/twmb/franz-go/pkg/kmsg"
+	"github.com/twmb/franz-go/pkg/kversion"
 
 	"refinersource/internal/audit"
 	"refinersource/internal/lane"
@@ -97,7 +101,15 @@ func TestAuditFinds(t *testing.T) {
 		{"other message ids in a repeat", func(w *world) *event {
 			e := w.accept("acme", "x")
 			w.finish(e)
-			w.finish(e, func(r *receipt.Receipt) { r.Calls[1].ID = "group:changed" })
+			for range 2 {
+				w.finish(e, func(r *receipt.Receipt) { r.Calls[1].ID = "group:changed" })
+			}
+			return e
+		}, audit.IDsDiffer},
+		{"other message ids that read the same one after another", func(w *world) *event {
+			e := w.accept("acme", "x")
+			w.finish(e, func(r *receipt.Receipt) { r.Calls[0].ID, r.Calls[1].ID = "ab", "c" })
+			w.finish(e, func(r *receipt.Receipt) { r.Calls[0].ID, r.Calls[1].ID = "a", "bc" })
 			return e
 		}, audit.IDsDiffer},
 		{"a receipt of another event's id", func(w *world) *event {
@@ -135,6 +147,21 @@ func TestAuditFinds(t *testing.T) {
 			e.partition = 1 - e.partition
 			return e
 		}, audit.ReceiptWithoutEvent},
+		{"a receipt of what is no event, but a transaction's marker", func(w *world) *event {
+			e := w.accept("acme", "x")
+			w.finish(e)
+			w.mark(e.partition)
+			marker := *e
+			marker.offset += 2
+			w.finish(&marker)
+			return &marker
+		}, audit.ReceiptWithoutEvent},
+		{"a letter of another topic", func(w *world) *event {
+			e := w.accept("acme", "x")
+			w.finish(e)
+			w.buryOf(e, "other.events")
+			return e
+		}, ""},
 		{"a repeat", func(w *world) *event {
 			e := w.accept("acme", "x")
 			w.finish(e)
@@ -187,7 +214,7 @@ func TestAuditFinds(t *testing.T) {
 			if f.Kind != c.want || f.Tenant == "" || f.EventID != e.id && f.Kind != audit.ReceiptWithoutEvent || f.Position != at || f.Detail == "" {
 				t.Errorf("finding: %+v", f)
 			}
-			if got.Total.Findings != 1 || got.Tenants[0].Findings != 1 {
+			if of := slices.IndexFunc(got.Tenants, func(c audit.TenantCounts) bool { return c.Tenant == f.Tenant }); got.Total.Findings != 1 || got.Tenants[of].Findings != 1 {
 				t.Errorf("counts: %+v", got)
 			}
 		})
@@ -320,6 +347,9 @@ func TestAuditOfATenant(t *testing.T) {
 	w.accept("umbrella", "x")
 	w.finish(w.accept("umbrella", "y"))
 	w.commitAll()
+	theirs := w.accept("umbrella", "z")
+	theirs.tenant = "acme"
+	w.finish(theirs) // names an event that is not looked at
 	got := w.audit(func(o *audit.Options) { o.Tenant = "acme" })
 	if diff := cmp.Diff([]audit.TenantCounts{{Tenant: "acme", Counts: audit.Counts{Events: 2, Delivered: 1, Findings: 1}}}, got.Tenants); diff != "" || got.Total.Findings != 1 {
 		t.Errorf("tenants (-want +got):\n%s\n%+v", diff, got)
@@ -329,14 +359,16 @@ func TestAuditOfATenant(t *testing.T) {
 // A compaction makes holes that the log of events must not have.
 func TestAuditNamesAGapExactly(t *testing.T) {
 	t.Parallel()
-	w := newWorldOf(t, "compact")
+	w := newWorldOf(t, "compact", "delete")
 	p := partitionOf("acme", "x")
-	var last *event
 	for i := range 6 {
-		last = w.accept("acme", map[bool]string{true: "x", false: sameAs("x", i)}[i >= 1 && i <= 3])
-		w.finish(last)
+		user := sameAs("x", i)
+		if i >= 1 && i <= 3 {
+			user = "x"
+		}
+		w.finish(w.accept("acme", user))
 	}
-	w.commit(p, last.offset+1)
+	w.commit(p, 6)
 	w.broker.Cluster().Compact()
 	got := w.audit()
 	want := []audit.Finding{{
@@ -448,6 +480,10 @@ func TestAuditLeavesOutEventsWhoseReceiptsAreGone(t *testing.T) {
 	if want := (audit.Counts{Events: 4, Delivered: 4}); got.Total != want || got.Unproven != 6 || !got.Sound() {
 		t.Errorf("%+v, %d unproven, %+v", got.Total, got.Unproven, got.Findings)
 	}
+	first := w.audit(func(o *audit.Options) { o.To = start.Add(3 * time.Second) })
+	if first.Total.Events != 0 || first.Unproven != 3 || !first.Sound() {
+		t.Errorf("of the first three: %+v, %d unproven", first.Total, first.Unproven)
+	}
 	w.deleteBefore(w.topics.Receipts(), p, 10)
 	if got = w.audit(); got.Total.Events != 0 || got.Unproven != 10 || !got.Sound() {
 		t.Errorf("without any: %+v, %d unproven", got.Total, got.Unproven)
@@ -486,6 +522,13 @@ func TestAuditFindsWhatCannotBeRead(t *testing.T) {
 		if f.Tenant != "acme\ufffd" || f.Topic == "t.events" {
 			t.Errorf("%+v", f)
 		}
+	}
+	if got := w.audit(func(o *audit.Options) { o.Tenant = "acme" }); !got.Sound() {
+		t.Errorf("as if they were another tenant's: %+v", got.Findings)
+	}
+	w.finish(w.accept("acme", "x"), func(r *receipt.Receipt) { r.Outcome = "lost" })
+	if got := w.audit(); got.Kinds[audit.UnreadableReceipt] != 3 || got.Total.Waiting != 1 {
+		t.Errorf("an outcome that is not known: %+v", got.Kinds)
 	}
 }
 
@@ -535,6 +578,93 @@ func TestAuditListsSoManyOfEachKindAndCountsAll(t *testing.T) {
 	}
 }
 
+func TestAuditCountsRepeatsReplaysAndDiscards(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	e := w.accept("acme", "x")
+	w.bury(e)
+	w.finish(e, dead)
+	for range 2 {
+		w.finish(e, dead)
+	}
+	for range 3 {
+		w.finish(e, func(r *receipt.Receipt) { r.Replay = "again" })
+	}
+	for range 4 {
+		w.finish(e, func(r *receipt.Receipt) { dead(r); r.Reason = "discarded" })
+	}
+	w.commitAll()
+	got := w.audit()
+	if want := (audit.Counts{Events: 1, Dead: 1, Repeats: 2, Replayed: 3, Discarded: 4}); got.Total != want || got.Tenants[0].Counts != want || !got.Sound() {
+		t.Errorf("%+v", got)
+	}
+}
+
+func TestAuditNamesAGapInTheReceipts(t *testing.T) {
+	t.Parallel()
+	w := newWorldOf(t, "delete", "compact")
+	for range 3 {
+		w.finish(w.accept("acme", sameAs("x", w.made)))
+	}
+	for range 4 {
+		w.finish(w.accept("acme", "x"))
+	}
+	w.finish(w.accept("acme", sameAs("x", w.made)))
+	w.commitAll()
+	w.broker.Cluster().Compact()
+	got := w.audit()
+	if diff := cmp.Diff(map[audit.Kind]int{audit.Gap: 1, audit.NoOutcome: 3}, got.Kinds); diff != "" {
+		t.Fatalf("kinds (-want +got):\n%s", diff)
+	}
+	f := got.Findings[len(got.Findings)-1]
+	if at := (audit.Position{Topic: "t.receipts", Partition: partitionOf("acme", "x"), Offset: 3}); f.Kind != audit.Gap || f.Position != at || f.To != 6 {
+		t.Errorf("%+v", f)
+	}
+}
+
+func TestAuditWaitsForTheGroupsCoordinator(t *testing.T) {
+	t.Parallel()
+	w, _ := sound(t)
+	asked := make(chan struct{}, 1)
+	w.broker.Cluster().ControlKey(int16(kmsg.OffsetFetch), func(req kmsg.Request) (kmsg.Response, error, bool) {
+		res, ok := req.ResponseKind().(*kmsg.OffsetFetchResponse)
+		if !ok {
+			return nil, nil, false
+		}
+		asked <- struct{}{} // once: it is not kept
+		res.ErrorCode = kerr.NotCoordinator.Code
+		return res, nil, true
+	})
+	if got := w.audit(); !got.Sound() || len(asked) != 1 {
+		t.Errorf("%+v, refused %d times", got, len(asked))
+	}
+}
+
+// mark leaves a transaction of one event of nobody's in the log, which ends with a
+// marker.
+func (w *world) mark(partition int) {
+	w.t.Helper()
+	client, err := kgo.NewClient(
+		kgo.SeedBrokers(w.broker.Addrs()...), kgo.RecordPartitioner(kgo.ManualPartitioner()),
+		kgo.MaxVersions(kversion.V3_0_0()), kgo.TransactionalID("mark"),
+	)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	defer client.Close()
+	if err := client.BeginTransaction(); err != nil {
+		w.t.Fatal(err)
+	}
+	r := &kgo.Record{Topic: w.topics.Events(), Partition: int32(partition), Timestamp: start.Add(time.Minute)}
+	if err := client.ProduceSync(w.ctx(), r).FirstErr(); err != nil {
+		w.t.Fatal(err)
+	}
+	if err := client.EndTransaction(w.ctx(), kgo.TryCommit); err != nil {
+		w.t.Fatal(err)
+	}
+	w.finish(&event{partition: partition, offset: queue.Offset(r.Offset), at: start})
+}
+
 func TestAuditRefusesWhatItsMemoryDoesNotHold(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
@@ -543,8 +673,8 @@ func TestAuditRefusesWhatItsMemoryDoesNotHold(t *testing.T) {
 	}
 	w.commitAll()
 	_, err := audit.Run(w.ctx(), w.log, audit.Options{Group: group, Topics: w.topics, TableBytes: 35})
-	if err == nil {
-		t.Fatal("it did not refuse")
+	if err == nil || !strings.Contains(err.Error(), "has 3 events in the range") {
+		t.Fatalf("error: %v", err)
 	}
 	if got := w.audit(func(o *audit.Options) { o.TableBytes = 36 }); got.Total.Delivered != 3 {
 		t.Errorf("%+v", got.Total)

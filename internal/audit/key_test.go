@@ -34,11 +34,13 @@ func TestTraceFindsWhatTheIngressAccepted(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	long := strings.Repeat("long", 200)
+	long, whole, hashed := strings.Repeat("long", 200), strings.Repeat("w", 512), strings.Repeat("h", 513)
 	for i, c := range []struct{ tenant, user, account, key string }{
 		{"acme", "user-17", "acc-9", "user-17"},
 		{"acme", long, "acc-9", long},
 		{"acme", long + "er", "acc-9", long + "er"},
+		{"acme", whole, "", whole},
+		{"acme", hashed, "", hashed},
 		{"acme", "user-17", "", "user-17"},
 		{"umbrella", "user-17", "acc-9", "acc-9"},
 		{"umbrella", "user-17", "", "user-17"},

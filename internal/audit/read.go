@@ -36,9 +36,6 @@ func read(ctx context.Context, log *queue.Log, topic string, s stretch, each fun
 	for r.Offset() < s.to {
 		b, err := next(ctx, r)
 		if gap, ok := errors.AsType[*queue.GapError](err); ok {
-			if gap.From >= s.to {
-				return nil
-			}
 			if gone != nil {
 				gone(gap)
 			}

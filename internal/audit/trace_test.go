@@ -80,7 +80,7 @@ func TestTraceTellsWhyAnEventWaits(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
 	before, held, passed, ahead := w.accept("acme", "x"), w.accept("acme", "x"), w.accept("umbrella", sameAs2("umbrella", partitionOf("acme", "x"))), w.accept("acme", "x")
-	since := start.Add(time.Hour)
+	since := start.Add(time.Hour).Truncate(time.Second)
 	w.commit(held.partition, ahead.offset, lane.Cursor{Tag: lane.TagOf("acme"), From: lane.Offset(held.offset), Since: since, Cause: lane.CauseThrottled})
 	s := storyOf(held, audit.Waiting)
 	s.Wait = &audit.Wait{Why: audit.Behind, Commit: ahead.offset, Cursor: held.offset, Since: since, Cause: "throttled"}
@@ -146,6 +146,9 @@ func TestTraceOfAUserTellsAllHisEvents(t *testing.T) {
 				t.Errorf("story %d is of %+v", i, s.Position)
 			}
 			states = append(states, s.State)
+			if letters := len(s.Letters); letters != map[bool]int{true: 1}[s.State == audit.Dead] {
+				t.Errorf("story %d, %s, has %d letters", i, s.State, letters)
+			}
 		}
 		return states
 	}
@@ -157,12 +160,12 @@ func TestTraceOfAUserTellsAllHisEvents(t *testing.T) {
 	if diff := cmp.Diff(want[5:], states(w.trace(user))); diff != "" {
 		t.Errorf("states of the last (-want +got):\n%s", diff)
 	}
-	user.From, user.Most = time.Time{}, 2
+	user.From, user.Most = time.Time{}, 3
 	stories, omitted, err := audit.Trace(w.ctx(), w.log, user)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if diff := cmp.Diff(want[6:], states(stories)); diff != "" || omitted != 6 {
+	if diff := cmp.Diff(want[5:], states(stories)); diff != "" || omitted != 5 {
 		t.Errorf("states of the latest (-want +got):\n%s\n%d omitted", diff, omitted)
 	}
 }
@@ -179,6 +182,45 @@ func TestTraceOfAnEventThatIsGoneFromTheLog(t *testing.T) {
 	got := w.trace(audit.Query{EventID: e.id})
 	if len(got) != 1 || got[0].State != audit.Delivered || !got[0].Gone || got[0].Tenant != "acme" || got[0].Key != "acme/x" || !got[0].ReceivedAt.Equal(e.at) {
 		t.Errorf("%+v", got)
+	}
+}
+
+// What a replay or an operator writes is no outcome of the event.
+func TestTraceTellsOutcomesFromReplaysAndDiscards(t *testing.T) {
+	t.Parallel()
+	replay := func(r *receipt.Receipt) { r.Replay = "again" }
+	discard := func(r *receipt.Receipt) { dead(r); r.Reason = "discarded" }
+	for _, c := range []struct {
+		name     string
+		receipts []func(*receipt.Receipt)
+		passed   bool
+		want     audit.State
+	}{
+		{"a replay before its time", []func(*receipt.Receipt){replay}, false, audit.Waiting},
+		{"a replay alone", []func(*receipt.Receipt){replay}, true, audit.Unaccounted},
+		{"a discard alone", []func(*receipt.Receipt){discard}, true, audit.Unaccounted},
+		{"both before the outcome", []func(*receipt.Receipt){replay, discard, ignored}, true, audit.Ignored},
+		{"both after the outcome", []func(*receipt.Receipt){ignored, replay, discard}, true, audit.Ignored},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			t.Parallel()
+			w := newWorld(t)
+			e := w.accept("acme", "x")
+			for _, f := range c.receipts {
+				w.finish(e, f)
+			}
+			if c.passed {
+				w.commitAll()
+			}
+			got := w.trace(audit.Query{EventID: e.id})
+			if len(got) != 1 || got[0].State != c.want || len(got[0].Receipts) != len(c.receipts) {
+				t.Errorf("%+v", got)
+			}
+			w.deleteBefore(w.topics.Events(), e.partition, 1)
+			if got := w.trace(audit.Query{EventID: e.id}); len(got) != 1 || got[0].State == audit.Waiting {
+				t.Errorf("it waits, and is gone from the log: %+v", got)
+			}
+		})
 	}
 }
 

@@ -24,8 +24,9 @@ const (
 	group      = "workers"
 )
 
-// start is when the events of a world are accepted, a second apart.
-var start = time.Date(2026, 11, 1, 12, 0, 0, 0, time.UTC)
+// start is when the events of a world are accepted, a second apart. Kafka knows it to
+// the millisecond, the envelope exactly.
+var start = time.Date(2026, 11, 1, 12, 0, 0, 123_456_789, time.UTC)
 
 // world is a broker with the topics, which a test fills as workers would.
 type world struct {
@@ -37,11 +38,11 @@ type world struct {
 	made   int
 }
 
-func newWorld(t *testing.T) *world { return newWorldOf(t, "delete") }
+func newWorld(t *testing.T) *world { return newWorldOf(t, "delete", "delete") }
 
-// newWorldOf has that cleanup policy for its events, which only a test of holes
-// sets to anything but delete.
-func newWorldOf(t *testing.T, cleanup string) *world {
+// newWorldOf has those cleanup policies for its events and receipts, which only
+// tests of holes set to anything but delete.
+func newWorldOf(t *testing.T, events, receipts string) *world {
 	t.Helper()
 	b, err := broker.Start(broker.Options{})
 	if err != nil {
@@ -54,12 +55,13 @@ func newWorldOf(t *testing.T, cleanup string) *world {
 	}
 	t.Cleanup(log.Close)
 	w := &world{t: t, broker: b, log: log, topics: queue.Topics{Prefix: "t."}}
-	keep := map[string]string{"retention.ms": "-1"}
-	events := map[string]string{"retention.ms": "-1", "cleanup.policy": cleanup, "segment.bytes": "100"}
+	config := func(cleanup string) map[string]string {
+		return map[string]string{"retention.ms": "-1", "cleanup.policy": cleanup, "segment.bytes": "100"}
+	}
 	err = log.EnsureTopics(w.ctx(), []queue.TopicSpec{
-		{Name: w.topics.Events(), Partitions: partitions, Config: events},
-		{Name: w.topics.Receipts(), Partitions: partitions, Config: keep},
-		{Name: w.topics.Dead(), Partitions: partitions, Config: keep},
+		{Name: w.topics.Events(), Partitions: partitions, Config: config(events)},
+		{Name: w.topics.Receipts(), Partitions: partitions, Config: config(receipts)},
+		{Name: w.topics.Dead(), Partitions: partitions, Config: config("delete")},
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -146,17 +148,20 @@ func ignored(r *receipt.Receipt) {
 }
 
 // bury writes the dead letter of an event.
-func (w *world) bury(e *event) queue.Offset {
+func (w *world) bury(e *event) { w.buryOf(e, w.topics.Events()) }
+
+// buryOf writes one that names another topic of the event.
+func (w *world) buryOf(e *event, topic string) {
 	w.t.Helper()
 	value, err := deadletter.Encode(deadletter.Letter{
 		Tenant: e.tenant, Source: "survey-event", EventID: e.id, ReceivedAt: e.at, Reason: deadletter.Rejected, Stage: deadletter.StageGroup,
 		Detail: "refused when it was sent alone: rejected 400", Attempts: 3, Status: 400, RulesVersion: 1, DeadAt: e.at.Add(time.Second),
-		Origin: queue.Position{Topic: w.topics.Events(), Partition: e.partition, Offset: e.offset}, Key: e.key(), Raw: []byte(`{"n":1}`),
+		Origin: queue.Position{Topic: topic, Partition: e.partition, Offset: e.offset}, Key: e.key(), Raw: []byte(`{"n":1}`),
 	})
 	if err != nil {
 		w.t.Fatal(err)
 	}
-	return w.produce(&kgo.Record{
+	w.produce(&kgo.Record{
 		Topic: w.topics.Dead(), Partition: int32(e.partition), Key: e.key(), Value: value, Timestamp: e.at.Add(time.Second),
 		Headers: []kgo.RecordHeader{{Key: queue.HeaderTenant, Value: []byte(e.tenant)}, {Key: queue.HeaderEventID, Value: []byte(e.id)}},
 	})
