@@ -65,7 +65,7 @@ func TestManyEvents(t *testing.T) { //nolint:paralleltest // it measures
 			trace(t, log, topics, audit.Query{EventID: "nowhere"}, 0)
 		})
 		measure(t, "trace by id, of the last tenth of the time", func() {
-			from := stories[0].ReceivedAt.Add(time.Duration(n) * time.Millisecond * 9 / 10)
+			from := stories[0].ReceivedAt.Add(time.Duration(n) * apart * 9 / 10)
 			trace(t, log, topics, audit.Query{EventID: eventID(n - 1), Range: audit.Range{From: from}}, 1)
 		})
 		measure(t, "trace of a user", func() {
@@ -113,8 +113,11 @@ func measure(t *testing.T, what string, f func()) {
 	t.Logf("%-40s %8.2f s, memory of the process %d MiB, allocated %d MiB", what, took.Seconds(), after.Sys>>20, (after.TotalAlloc-before.TotalAlloc)>>20)
 }
 
-// usersOf is how many users there are.
-const usersOf = 20_000
+// usersOf is how many users there are, and apart how far their events are.
+const (
+	usersOf = 20_000
+	apart   = 36 * time.Millisecond
+)
 
 func eventID(i int) string { return fmt.Sprintf("eb117cb0-49cf-11ed-b050-%012x", i) }
 
@@ -128,7 +131,7 @@ func load(t *testing.T, brokers []string, topics queue.Topics, n int) {
 	}
 	defer client.Close()
 	value := []byte(strings.Repeat(`{"question":"How likely are you to recommend us?","answer":9},`, 16))
-	first := time.Now().Add(-time.Hour)
+	first := time.Now().Add(-time.Duration(n) * apart)
 	next := make([]queue.Offset, 12)
 	ctx, cancel := context.WithCancelCause(t.Context())
 	defer cancel(nil)
@@ -141,7 +144,7 @@ func load(t *testing.T, brokers []string, topics queue.Topics, n int) {
 		user, tenant := i%usersOf, fmt.Sprintf("t%d", i%usersOf%100)
 		key := fmt.Appendf(nil, "%s/user-%d", tenant, user)
 		p := queue.PartitionOf(key, len(next))
-		at := first.Add(time.Duration(i) * time.Millisecond).UTC()
+		at := first.Add(time.Duration(i) * apart).UTC()
 		headers := []kgo.RecordHeader{{Key: queue.HeaderTenant, Value: []byte(tenant)}, {Key: queue.HeaderEventID, Value: []byte(eventID(i))}}
 		client.Produce(ctx, &kgo.Record{
 			Topic: topics.Events(), Partition: int32(p), Key: key, Value: value, Timestamp: at,
