@@ -112,6 +112,24 @@ func TestAuditFinds(t *testing.T) {
 			w.finish(e, func(r *receipt.Receipt) { r.Calls[0].ID, r.Calls[1].ID = "a", "bc" })
 			return e
 		}, audit.IDsDiffer},
+		{"other message ids of a dead event", func(w *world) *event {
+			e := w.accept("acme", "x")
+			w.bury(e)
+			none := func(r *receipt.Receipt) { dead(r); r.Calls = nil }
+			w.finish(e, none)
+			w.finish(e, dead)
+			w.finish(e, none)
+			w.finish(e, func(r *receipt.Receipt) { dead(r); r.Calls[0].ID = "identify:changed" })
+			return e
+		}, audit.IDsDiffer},
+		{"a dead event of which more was accepted the second time", func(w *world) *event {
+			e := w.accept("acme", "x")
+			w.bury(e)
+			w.finish(e, func(r *receipt.Receipt) { dead(r); r.Calls = nil })
+			w.finish(e, dead)
+			w.finish(e, func(r *receipt.Receipt) { calls := r.Calls; dead(r); r.Calls = calls })
+			return e
+		}, ""},
 		{"a receipt of another event's id", func(w *world) *event {
 			e := w.accept("acme", "x")
 			w.finish(e)

@@ -30,7 +30,7 @@ type part struct {
 // entry is what is known of an event.
 type entry struct {
 	id     uint32 // of its tenant and id; 0 if the record does not say its id
-	calls  uint32 // of the message ids in its receipt
+	calls  uint32 // of the message ids in its receipt; 0 if it is dead without any
 	tenant uint16
 	flags  uint16
 }
@@ -110,15 +110,24 @@ func hash(tenant, id string) uint32 {
 	return max(1, uint32(h.Sum64()))
 }
 
-// hashCalls is that of the message ids.
-func hashCalls(calls []receipt.Call) uint32 {
+// hashCalls is that of the message ids: of a dead event, which has as many calls as
+// were accepted before it died, that of the first. It is never 0, but of a dead event
+// without calls.
+func hashCalls(r *receipt.Receipt) uint32 {
+	calls := r.Calls
+	if r.Outcome == receipt.Dead {
+		if len(calls) == 0 {
+			return 0
+		}
+		calls = calls[:1]
+	}
 	var h maphash.Hash
 	h.SetSeed(seed)
 	for i := range calls {
 		_, _ = h.WriteString(calls[i].ID)
 		_ = h.WriteByte(0)
 	}
-	return uint32(h.Sum64())
+	return max(1, uint32(h.Sum64()))
 }
 
 // leaveOutOld makes the range begin with the first event whose receipt cannot have
@@ -310,7 +319,7 @@ func (p *part) receipt(r *receipt.Receipt, at Position) {
 		counts.Discarded++
 	case e.flags&outcomeMask == 0:
 		e.flags |= outcomeFlag(r.Outcome)
-		e.calls = hashCalls(r.Calls)
+		e.calls = hashCalls(r)
 		p.compareLetter(e, r, at)
 	default:
 		counts.Repeats++
@@ -368,9 +377,13 @@ func (p *part) compare(e *entry, r *receipt.Receipt, at Position) {
 			e.flags |= flagDisagree
 			p.finding(OutcomesDisagree, e, r.Offset, at, fmt.Sprintf("a receipt of it says that it is %s, and a later one %s", e.outcome(), r.Outcome))
 		}
-	case hashCalls(r.Calls) != e.calls && e.flags&flagDiffer == 0:
-		e.flags |= flagDiffer
-		p.finding(IDsDiffer, e, r.Offset, at, "two receipts of it name different message ids")
+	case e.calls == 0:
+		e.calls = hashCalls(r)
+	case e.flags&flagDiffer == 0:
+		if calls := hashCalls(r); calls != e.calls && calls != 0 {
+			e.flags |= flagDiffer
+			p.finding(IDsDiffer, e, r.Offset, at, "two receipts of it name different message ids")
+		}
 	}
 }
 

@@ -91,6 +91,11 @@ func sideBySide[T any](ctx context.Context, items []T, f func(context.Context, T
 // before To, by Kafka's time index. Zero times do not bound it.
 type Range struct{ From, To time.Time }
 
+// has tells whether a time lies in the range, to the millisecond, as Kafka counts.
+func (r Range) has(at time.Time) bool {
+	return (r.From.IsZero() || at.UnixMilli() >= r.From.UnixMilli()) && (r.To.IsZero() || at.UnixMilli() < r.To.UnixMilli())
+}
+
 // stretches are the parts of all partitions of a topic that hold what was written
 // in the range, but for what comes after the ends that are given.
 func (r Range) stretches(ctx context.Context, log *queue.Log, topic string, bounds map[int]queue.Bounds) ([]stretch, error) {

@@ -146,7 +146,7 @@ func Trace(ctx context.Context, log *queue.Log, q Query) (stories []*Story, omit
 	if err != nil {
 		return nil, 0, err
 	}
-	stories = t.sorted()
+	stories = slices.DeleteFunc(t.sorted(), func(s *Story) bool { return !t.has(s.ReceivedAt) })
 	for _, s := range stories {
 		t.conclude(s)
 	}

@@ -54,6 +54,9 @@ func TestTraceOfADeliveredEvent(t *testing.T) {
 	w.wantTrace(audit.Query{EventID: e.id, Tenant: "umbrella"})
 	w.wantTrace(audit.Query{EventID: e.id, Tenant: e.tenant, User: "another"})
 	w.wantTrace(audit.Query{EventID: "nowhere"})
+	w.wantTrace(audit.Query{EventID: e.id, Range: audit.Range{From: e.at, To: e.at.Add(time.Millisecond)}}, s)
+	w.wantTrace(audit.Query{EventID: e.id, Range: audit.Range{From: e.at.Add(time.Millisecond)}})
+	w.wantTrace(audit.Query{EventID: e.id, Range: audit.Range{To: e.at}})
 }
 
 func TestTraceOfADeadEventHasItsLetter(t *testing.T) {
