@@ -113,7 +113,7 @@ func TestTraceShowsWhatBecameOfAnEvent(t *testing.T) {
 	w := newAuditWorld(t)
 	at := time.Date(2026, 11, 1, 12, 0, 0, 0, time.UTC)
 	delivered := w.finish(t, "u1", "one", at, receipt.Delivered, "",
-		receipt.Call{Type: "identify", ID: "m-1", Digest: "d1"}, receipt.Call{Type: "group", ID: "m-2", Digest: "d2"})
+		receipt.Call{Type: "identify", ID: "m-1", Digest: receipt.Digest{1}}, receipt.Call{Type: "group", ID: "m-2", Digest: receipt.Digest{2}})
 	w.finish(t, "u1", "two", at.Add(time.Second), receipt.Dead, "rejected")
 	p, waits := w.write(t, "refiner.events", "u1", "three", []byte("{}"), at.Add(2*time.Second))
 	w.commit(t, int32(p), int64(waits)+1, metadata(t, lane.Metadata{Partitions: 3, Cursors: []lane.Cursor{
@@ -123,7 +123,7 @@ func TestTraceShowsWhatBecameOfAnEvent(t *testing.T) {
 
 	w.want(t, exitDone, []string{
 		"acme/u1", "2026-11-01T12:00:00.000Z from survey-event, at " + place(audit.Position(delivered)), "7 bytes", "delivered at ",
-		"m-1, digest d1", "m-2, digest d2",
+		"m-1, digest 0100", "m-2, digest 0200",
 	}, "trace", "one")
 	w.want(t, exitDone, []string{"rejected at ", "in stage identify", `bad\x1b[2J`, "status 400"}, "trace", "two")
 	w.want(t, exitDone, []string{"waiting", "since 2026-11-01T12:01:00.000Z: misconfigured"}, "trace", "three")
@@ -141,7 +141,7 @@ func TestTraceShowsWhatBecameOfAnEvent(t *testing.T) {
 	if err := json.Unmarshal([]byte(w.want(t, exitDone, nil, "trace", "one", "--output", "json")), &got); err != nil {
 		t.Fatal(err)
 	}
-	want := []audit.Call{{Type: "identify", ID: "m-1", Digest: "d1"}, {Type: "group", ID: "m-2", Digest: "d2"}}
+	want := []audit.Call{{Type: "identify", ID: "m-1", Digest: receipt.Digest{1}.String()}, {Type: "group", ID: "m-2", Digest: receipt.Digest{2}.String()}}
 	if len(got.Events) != 1 || got.Events[0].State != audit.Delivered || !cmp.Equal(got.Events[0].Receipts[0].Calls, want) {
 		t.Errorf("%+v", got)
 	}

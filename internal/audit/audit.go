@@ -274,7 +274,7 @@ func (a *auditor) loadLetters(ctx context.Context, parts []*part) (*letters, err
 			if from.Topic == a.Topics.Events() && from.Partition >= 0 && from.Partition < len(parts) &&
 				from.Offset >= parts[from.Partition].events.from && from.Offset < parts[from.Partition].events.to {
 				one.letters[from.Partition] = append(one.letters[from.Partition],
-					letter{origin: from.Offset, at: r.Offset, partition: int32(s.partition), id: hash(d.Tenant, d.EventID)})
+					letter{origin: from.Offset, at: r.Offset, partition: int32(s.partition), id: hash(ownerOf([]byte(d.Tenant)), d.EventID)})
 			}
 			return true
 		}, nil)

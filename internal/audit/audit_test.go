@@ -180,6 +180,17 @@ func TestAuditFinds(t *testing.T) {
 			w.buryOf(e, "other.events")
 			return e
 		}, ""},
+		{"what others wrote, without bounds or sense", func(w *world) *event {
+			long := strings.Repeat("a", receipt.MaxTextBytes-1) + "ä"
+			for _, tenant := range []string{"\x00", "\xff", ""} {
+				for _, id := range []string{long, "\xff\x00", ""} {
+					e := w.acceptAs(tenant, "x", id)
+					w.bury(e)
+					w.finish(e, dead)
+				}
+			}
+			return nil
+		}, ""},
 		{"a repeat", func(w *world) *event {
 			e := w.accept("acme", "x")
 			w.finish(e)
@@ -290,6 +301,7 @@ func TestAuditTellsASkippedEventFromOneThatWaits(t *testing.T) {
 		{"a cursor is one too far", 6, []lane.Cursor{{Tag: lane.TagOf("acme"), From: 5}}, 1, 1},
 		{"a cursor of another tenant", 6, []lane.Cursor{{Tag: lane.TagOf("umbrella"), From: 0}}, 0, 2},
 		{"a cursor of the user's key", 6, []lane.Cursor{{Tag: lane.TagOf("acme"), Key: key, Split: 3, From: 4}}, 2, 0},
+		{"a cursor of a tenant that is none", 6, []lane.Cursor{{Tag: lane.TagOf("\xff"), From: 0}}, 0, 2},
 		{"one that is too far", 6, []lane.Cursor{{Tag: lane.TagOf("acme"), Key: key, Split: 3, From: 5}}, 1, 1},
 		{"the key's own is too far, whatever the tenant's", 6, []lane.Cursor{{Tag: lane.TagOf("acme"), From: 2}, {Tag: lane.TagOf("acme"), Key: key, Split: 3, From: 5}}, 1, 1},
 		{"before the split it is the tenant's", 6, []lane.Cursor{{Tag: lane.TagOf("acme"), From: 4}, {Tag: lane.TagOf("acme"), Key: key, Split: 5, From: 6}}, 1, 1},

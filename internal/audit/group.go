@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	"refinersource/internal/lane"
@@ -89,7 +90,8 @@ type Wait struct {
 }
 
 // Waits tells whether an event may be unfinished by the group's commit, and how.
-func (g *Group) Waits(partition int, tenant string, key []byte, at queue.Offset) (Wait, bool) {
+// tenant is the header of its record.
+func (g *Group) Waits(partition int, tenant, key []byte, at queue.Offset) (Wait, bool) {
 	s := g.shares[partition]
 	if s == nil {
 		return Wait{Why: Ahead}, true
@@ -104,12 +106,12 @@ func (g *Group) Waits(partition int, tenant string, key []byte, at queue.Offset)
 }
 
 // holds returns the cursor that holds an event before the commit point.
-func (s *share) holds(tenant string, key []byte, at queue.Offset) *lane.Cursor {
+func (s *share) holds(tenant, key []byte, at queue.Offset) *lane.Cursor {
 	if len(s.cursors) == 0 {
 		return nil
 	}
-	of := lane.TagOf(tenant)
-	var tag lane.Tag // of the key, once it is needed
+	of := lane.TagOf(strings.ReplaceAll(string(tenant), "\x00", "\ufffd")) // as the worker names its lane
+	var tag lane.Tag                                                       // of the key, once it is needed
 	var whole *lane.Cursor
 	for i := range s.cursors {
 		c := &s.cursors[i]

@@ -11,6 +11,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"refinersource/internal/queue"
+	"refinersource/internal/receipt"
 )
 
 const (
@@ -162,5 +163,11 @@ func header(r *queue.Record, name string) []byte {
 	return nil
 }
 
-// text is what a record says of itself, as JSON can have it.
-func text(b []byte) string { return strings.ToValidUTF8(string(b), "\ufffd") }
+// text is what a record says of itself, as letters and receipts have it.
+func text(b []byte) string {
+	s := strings.ToValidUTF8(string(b), "\ufffd")
+	if len(s) <= receipt.MaxTextBytes {
+		return s
+	}
+	return strings.ToValidUTF8(s[:receipt.MaxTextBytes], "")
+}

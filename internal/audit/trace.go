@@ -61,7 +61,7 @@ type Story struct {
 	Receipts   []Receipt `json:"receipts"`
 	Letters    []Letter  `json:"letters,omitzero"`
 
-	key []byte
+	tenant, key []byte // as the record has them
 }
 
 // Receipt is one of the receipts of an event, with its place.
@@ -270,7 +270,8 @@ func (t *tracer) sorted() []*Story {
 
 // tell says what the event's record does.
 func (s *Story) tell(r *queue.Record) {
-	s.Tenant, s.Source = text(header(r, queue.HeaderTenant)), text(header(r, queue.HeaderSource))
+	s.tenant = header(r, queue.HeaderTenant)
+	s.Tenant, s.Source = text(s.tenant), text(header(r, queue.HeaderSource))
 	s.EventID, s.Key, s.key = text(header(r, queue.HeaderEventID)), text(r.Key), r.Key
 	s.ReceivedAt, s.Bytes, s.Gone = r.Time.UTC(), len(r.Value), false
 	if at, err := time.Parse(time.RFC3339Nano, string(header(r, queue.HeaderReceivedAt))); err == nil {
@@ -297,6 +298,7 @@ func (t *tracer) readReceipts(ctx context.Context, s stretch, more bool) error {
 		}
 		story := t.story(at)
 		if len(story.Receipts) == 0 && story.key == nil {
+			story.tenant = header(r, queue.HeaderTenant)
 			story.Tenant, story.Source, story.EventID = got.Tenant, got.Source, got.EventID
 			story.Key, story.key, story.ReceivedAt, story.Gone = text(r.Key), r.Key, got.ReceivedAt, true
 		}
@@ -315,7 +317,7 @@ func (s *Story) add(r *receipt.Receipt, at Position) {
 	}
 	calls := make([]Call, len(r.Calls))
 	for i, c := range r.Calls {
-		calls[i] = Call{Type: c.Type, ID: c.ID, Digest: c.Digest}
+		calls[i] = Call{Type: c.Type, ID: c.ID, Digest: c.Digest.String()}
 	}
 	s.Receipts = append(s.Receipts, Receipt{
 		Position: at, Outcome: r.Outcome, Reason: r.Reason, Calls: calls, Attempts: r.Attempts,
@@ -347,7 +349,7 @@ func (t *tracer) conclude(s *Story) {
 			return
 		}
 	}
-	if w, waits := t.group.Waits(s.Position.Partition, ownerOf([]byte(s.Tenant)), s.key, s.Position.Offset); waits && !s.Gone {
+	if w, waits := t.group.Waits(s.Position.Partition, s.tenant, s.key, s.Position.Offset); waits && !s.Gone {
 		s.State, s.Wait = Waiting, &w
 	}
 }

@@ -37,8 +37,8 @@ func TestTraceOfADeliveredEvent(t *testing.T) {
 	at := w.finish(e, func(r *receipt.Receipt) { r.Withheld, r.Replay = []string{"refiner_nps"}, "again" })
 	s := storyOf(e, audit.Delivered)
 	calls := []audit.Call{
-		{Type: "identify", ID: "identify:" + e.id, Digest: strings.Repeat("1", 32)},
-		{Type: "group", ID: "group:" + e.id, Digest: strings.Repeat("2", 32)},
+		{Type: "identify", ID: "identify:" + e.id, Digest: "01" + strings.Repeat("0", 30)},
+		{Type: "group", ID: "group:" + e.id, Digest: "02" + strings.Repeat("0", 30)},
 	}
 	first := audit.Receipt{
 		Position: audit.Position{Topic: "t.receipts", Partition: e.partition, Offset: e.offset}, // one each

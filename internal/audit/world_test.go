@@ -3,7 +3,6 @@ package audit_test
 import (
 	"context"
 	"fmt"
-	"strings"
 	"testing"
 	"time"
 
@@ -111,7 +110,13 @@ func partitionOf(tenant, user string) int {
 // accept puts an event of a user into the log, in the user's partition.
 func (w *world) accept(tenant, user string) *event {
 	w.t.Helper()
-	e := &event{tenant: tenant, user: user, id: fmt.Sprintf("event-%d", w.made), at: start.Add(time.Duration(w.made) * time.Second)}
+	return w.acceptAs(tenant, user, fmt.Sprintf("event-%d", w.made))
+}
+
+// acceptAs puts one with that id.
+func (w *world) acceptAs(tenant, user, id string) *event {
+	w.t.Helper()
+	e := &event{tenant: tenant, user: user, id: id, at: start.Add(time.Duration(w.made) * time.Second)}
 	e.partition = queue.PartitionOf(e.key(), partitions)
 	w.made++
 	e.offset = w.produce(&kgo.Record{
@@ -233,8 +238,8 @@ func receiptOf(tenant, id string, partition int, at queue.Offset, received time.
 	return receipt.Receipt{
 		Tenant: tenant, Source: "survey-event", EventID: id, Partition: partition, Offset: at, Outcome: receipt.Delivered,
 		Calls: []receipt.Call{
-			{Type: "identify", ID: "identify:" + id, Digest: strings.Repeat("1", 32)},
-			{Type: "group", ID: "group:" + id, Digest: strings.Repeat("2", 32)},
+			{Type: "identify", ID: "identify:" + id, Digest: receipt.Digest{1}},
+			{Type: "group", ID: "group:" + id, Digest: receipt.Digest{2}},
 		},
 		Attempts: 2, ReceivedAt: received, FirstAttemptAt: received.Add(time.Second), FinishedAt: received.Add(2 * time.Second),
 		Rules: 1, RulesOf: "0123456789abcdef", Library: "3.3.0",
