@@ -96,6 +96,23 @@ func TestTraceTellsWhyAnEventWaits(t *testing.T) {
 	w.wantTrace(audit.Query{EventID: before.id, Tenant: "acme", User: "x"}, storyOf(before, audit.Unaccounted))
 }
 
+// What a producer wrote as its tenant names a lane as the worker makes it.
+func TestTraceKnowsTheLaneOfAnyTenant(t *testing.T) {
+	t.Parallel()
+	for tenant, lanes := range map[string]string{"a\x00b": "a\ufffdb", "\xff": "\xff", "": ""} {
+		w := newWorld(t)
+		e := w.accept(tenant, "x")
+		w.commit(e.partition, 1, lane.Cursor{Tag: lane.TagOf(lanes), From: 0})
+		got := w.trace(audit.Query{EventID: e.id})
+		if len(got) != 1 || got[0].State != audit.Waiting || got[0].Wait.Why != audit.Behind {
+			t.Errorf("%q: %+v", tenant, got)
+		}
+		if r := w.audit(); r.Total.Waiting != 1 || !r.Sound() {
+			t.Errorf("%q: %+v", tenant, r)
+		}
+	}
+}
+
 // A dead letter is written before its receipt.
 func TestTraceOfAnEventThatHasALetterAndNoReceipt(t *testing.T) {
 	t.Parallel()
