@@ -2,8 +2,6 @@ package main
 
 import (
 	"cmp"
-	"encoding/json/jsontext"
-	"encoding/json/v2"
 	"fmt"
 	"io"
 	"text/tabwriter"
@@ -124,13 +122,4 @@ func place(p audit.Position) string {
 		return "-"
 	}
 	return fmt.Sprintf("%s/%d:%d", p.Topic, p.Partition, p.Offset)
-}
-
-// printJSON prints a value for programs.
-func printJSON(out io.Writer, v any) error {
-	if err := json.MarshalWrite(out, v, jsontext.WithIndent("  "), json.Deterministic(true)); err != nil {
-		return err
-	}
-	_, err := fmt.Fprintln(out)
-	return err
 }

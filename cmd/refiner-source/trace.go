@@ -204,11 +204,3 @@ func waits(w *audit.Wait) string {
 	}
 	return fmt.Sprintf("its tenant, or its user, waits at %d%s: %s", w.Cursor, since, cmp.Or(w.Cause, "nobody told why"))
 }
-
-// moment is a time for people.
-func moment(t time.Time) string {
-	if t.IsZero() {
-		return "-"
-	}
-	return t.UTC().Format("2006-01-02T15:04:05.000Z")
-}

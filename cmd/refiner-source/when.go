@@ -1,8 +1,6 @@
 package main
 
 import (
-	"strconv"
-	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -32,25 +30,4 @@ func (f *rangeFlags) resolve(now time.Time) (r audit.Range, err error) {
 		return r, usagef("--from %s is not before --to %s", f.from, f.to)
 	}
 	return r, nil
-}
-
-// parseWhen reads the time of a flag; "" is the zero time.
-func parseWhen(flag, text string, now time.Time) (time.Time, error) {
-	if text == "" {
-		return time.Time{}, nil
-	}
-	if d, err := time.ParseDuration(text); err == nil && d <= 0 {
-		return now.Add(d), nil
-	}
-	at, err := time.Parse(time.RFC3339, text)
-	if err != nil {
-		return time.Time{}, usagef("--%s %q: want a time as 2026-11-01T12:00:00Z, or how long ago, as -24h", flag, text)
-	}
-	return at, nil
-}
-
-// printable is hostile text for a terminal: what is not to be seen is escaped.
-func printable(s string) string {
-	q := strconv.QuoteToGraphic(s)
-	return strings.ReplaceAll(q[1:len(q)-1], `\"`, `"`)
 }
