@@ -45,6 +45,7 @@ var table = []row{
 	{"replay", []string{"attribution", "copies", "lane", "queue", "survey", "tenant"}, "what a range of the log makes, and plans to send it again"},
 	{"ingress", []string{"queue", "survey", "tenant"}, "the HTTP front"},
 	{"console", []string{"attribution", "deadletter", "queue", "receipt", "tenant"}, "the live page"},
+	{"audit", []string{"deadletter", "lane", "queue", "receipt"}, "what became of events, from the log alone: trace, audit"},
 	{"sample", nil, "generated surveys"},
 	{"app", []string{
 		"attribution", "broker", "console", "deadletter", "delivery", "ingress", "lane", "queue", "receipt", "replay", "segment", "survey", "tenant", "worker",
@@ -54,7 +55,7 @@ var table = []row{
 	{"simulation", []string{"attribution", "broker", "checker", "deadletter", "delivery", "ingress", "lane", "queue", "segment", "survey", "tenant", "worker"}, "seeded runs of the whole system in virtual time"},
 	{"chaos", []string{"checker"}, "runs of whole processes under faults"},
 	{"cmd/refiner-source", []string{
-		"app", "attribution", "broker", "console", "deadletter", "lane", "queue", "receipt", "replay", "sample", "segment", "simulation", "survey", "tenant",
+		"app", "attribution", "audit", "broker", "console", "deadletter", "lane", "queue", "receipt", "replay", "sample", "segment", "simulation", "survey", "tenant",
 	}, "flags, signals, exit codes"},
 	{"cmd/refiner-chaos", []string{"chaos", "checker"}, "flags of the proof's runs"},
 }

@@ -3,7 +3,6 @@ package main
 import (
 	"bufio"
 	"context"
-	"encoding/json/v2"
 	"errors"
 	"fmt"
 	"io"
@@ -89,10 +88,10 @@ func (f *replayFlags) span(cmd *cobra.Command, now time.Time) (r replay.Range, e
 		r.Tenants = append(r.Tenants, tenant.ID(id))
 	}
 	r.User = f.user
-	if r.From, err = moment("from", f.from, now); err != nil {
+	if r.From, err = parseWhen("from", f.from, now); err != nil {
 		return r, err
 	}
-	if r.To, err = moment("to", f.to, now); err != nil {
+	if r.To, err = parseWhen("to", f.to, now); err != nil {
 		return r, err
 	}
 	if r.Offsets = f.partition >= 0; r.Offsets {
@@ -104,23 +103,6 @@ func (f *replayFlags) span(cmd *cobra.Command, now time.Time) (r replay.Range, e
 		return r, usageError{err}
 	}
 	return r, nil
-}
-
-// moment reads a time, or how long ago.
-func moment(flag, text string, now time.Time) (time.Time, error) {
-	if text == "" {
-		return time.Time{}, nil
-	}
-	if strings.HasPrefix(text, "-") {
-		if ago, err := time.ParseDuration(text); err == nil {
-			return now.Add(ago), nil
-		}
-	}
-	at, err := time.Parse(time.RFC3339, text)
-	if err != nil {
-		return time.Time{}, usagef("--%s %q: want a time as 2026-10-12T02:06:00Z, or how long ago, as -24h", flag, text)
-	}
-	return at, nil
 }
 
 func (f *replayFlags) run(cmd *cobra.Command) error {
@@ -348,7 +330,7 @@ func preview(out io.Writer, all []replay.Counts, total replay.Counts, took time.
 	_, _ = fmt.Fprintln(w, "TENANT\tEVENTS\tUSERS\tCALLS\tIGNORED\tNO CALLS (FAULTS)\tFIRST\tLAST")
 	const most = 20
 	for i, c := range append(all[:min(len(all), most):min(len(all), most)], total) {
-		name := string(c.Tenant)
+		name := printable(string(c.Tenant))
 		if i == min(len(all), most) {
 			name = fmt.Sprintf("all %d", len(all))
 		}
@@ -486,11 +468,7 @@ func (r *replayReport) left(now time.Time) time.Duration {
 
 func printReplays(out io.Writer, reports []replayReport, output string, now time.Time) error {
 	if output == "json" {
-		if err := json.MarshalWrite(out, reports); err != nil {
-			return fmt.Errorf("write the replays: %w", err)
-		}
-		_, err := io.WriteString(out, "\n")
-		return err
+		return printJSON(out, reports)
 	}
 	w := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
 	_, _ = fmt.Fprintln(w, "ID\tCREATED\tDONE\tOF\tTENANTS WAIT\tSTATE")
