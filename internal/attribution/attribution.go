@@ -109,15 +109,25 @@ type Result struct {
 // when the event was accepted. The error is always a *survey.Fault of reason
 // TooLarge; the OrderKey stands then too.
 func Attribute(c survey.Completion, r *Rules, tenantID string, received time.Time) (Result, error) {
+	return attribute(&c, r, tenantID, received, false)
+}
+
+// AttributeAndDigest is Attribute for callers who want the digests of all calls:
+// they are made here, where each call is encoded anyway.
+func AttributeAndDigest(c survey.Completion, r *Rules, tenantID string, received time.Time) (Result, error) {
+	return attribute(&c, r, tenantID, received, true)
+}
+
+func attribute(c *survey.Completion, r *Rules, tenantID string, received time.Time, digests bool) (Result, error) {
 	res := Result{
-		Ignored:  r.ignored(&c),
+		Ignored:  r.ignored(c),
 		OrderKey: r.OrderKey(c.UserID, c.AnonymousID, c.AccountID),
 	}
 	if res.Ignored != survey.NotIgnored {
 		return res, nil
 	}
 	res.Notes.UnreadableTime = c.UnreadableTime
-	user, account := r.claims(&c, &res.Notes)
+	user, account := r.claims(c, &res.Notes)
 	user = settle(user, &res.Notes)
 	account = settle(account, &res.Notes)
 	if c.AccountID == "" {
@@ -129,13 +139,14 @@ func Attribute(c survey.Completion, r *Rules, tenantID string, received time.Tim
 
 	at, future := timestamp(c.Timestamp, received)
 	res.Notes.FutureTimestamp = future
-	m := newMaker(&c, r, tenantID, at)
+	m := newMaker(c, r, tenantID, at)
+	m.digests = digests
 	m.add(Identify, nil, traits(user))
 	if c.AccountID != "" {
 		m.add(Group, nil, traits(account))
 	}
 	if r.Track && c.Ignored == survey.NotIgnored {
-		each, answers := trackProperties(&c, user, account)
+		each, answers := trackProperties(c, user, account)
 		m.add(Track, each, answers)
 	}
 	if m.fault != nil {

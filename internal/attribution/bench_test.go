@@ -3,6 +3,8 @@ package attribution_test
 import (
 	"bytes"
 	"crypto/sha256"
+	"strconv"
+	"strings"
 	"testing"
 
 	"refinersource/internal/attribution"
@@ -96,5 +98,46 @@ func TestDigestAllocatesNothing(t *testing.T) {
 	sum := sha256.Sum256(calls[0].AppendJSON(nil))
 	if digest, _ := calls[0].Digest(nil); !bytes.Equal(digest[:], sum[:16]) {
 		t.Errorf("digest %x, want the first half of %x", digest, sum)
+	}
+}
+
+func BenchmarkAttributeAndDigest(b *testing.B) {
+	rules := attribution.DefaultRules()
+	c := fiveAnswers()
+	b.ReportAllocs()
+	for b.Loop() {
+		if _, err := attribution.AttributeAndDigest(c, &rules, "acme", received); err != nil {
+			b.Fatal(err)
+		}
+	}
+}
+
+// Also of calls that were cut to Segment's limits.
+func TestDigestsMadeWithTheCallsAreTheSame(t *testing.T) {
+	t.Parallel()
+	rules := attribution.DefaultRules()
+	rules.Track = true
+	c := fiveAnswers()
+	for i := range 40 {
+		c.Answers = append(c.Answers, survey.Answer{Property: "long_" + strconv.Itoa(i), Value: []byte(`"` + strings.Repeat("x", 3000) + `"`)})
+	}
+	with, err := attribution.AttributeAndDigest(c, &rules, "acme", received)
+	if err != nil {
+		t.Fatal(err)
+	}
+	without, err := attribution.Attribute(c, &rules, "acme", received)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(with.Calls) < 6 || len(with.Calls) != len(without.Calls) {
+		t.Fatalf("%d and %d calls, want the same number, of several parts", len(with.Calls), len(without.Calls))
+	}
+	scratch := []byte("untouched")
+	for i := range with.Calls {
+		got, after := with.Calls[i].Digest(scratch)
+		want, _ := without.Calls[i].Digest(nil)
+		if got != want || string(after) != "untouched" {
+			t.Errorf("call %d: digest %x, want %x, made before", i, got, want)
+		}
 	}
 }

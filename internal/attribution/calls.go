@@ -72,7 +72,8 @@ type Call struct {
 	Integrations jsontext.Value
 	Library      string // version in context.library
 
-	size int // 0 is unknown
+	size   int               // 0 is unknown
+	digest [DigestBytes]byte // zero is unknown
 }
 
 // namespace is that of all message ids. It never changes: with it would the ids
@@ -86,7 +87,8 @@ type maker struct {
 	shared               Call   // what all calls have in common
 	calls                []Call
 	fault                *survey.Fault
-	scratch              []byte
+	digests              bool   // are wanted
+	scratch              []byte // after fill, the call's encoding
 }
 
 func newMaker(c *survey.Completion, r *Rules, tenantID string, timestamp time.Time) *maker {
@@ -115,6 +117,9 @@ func (m *maker) add(kind Kind, each, rest []Trait) {
 		}
 		call.MessageID = m.messageID(kind, part)
 		rest = rest[m.fill(&call, each, rest):]
+		if m.digests {
+			call.digest = digestOf(m.scratch)
+		}
 		m.calls = append(m.calls, call)
 	}
 }

@@ -96,7 +96,11 @@ func (w *Worker) decide(e *event, tenants *tenant.Registry) {
 	if e.id == "" {
 		e.id = completion.ID
 	}
-	result, err := attribution.Attribute(completion, &t.Rules, string(t.ID), e.accepted)
+	attribute := attribution.Attribute
+	if w.o.Receipts {
+		attribute = attribution.AttributeAndDigest
+	}
+	result, err := attribute(completion, &t.Rules, string(t.ID), e.accepted)
 	e.withheld = result.Notes.WithheldNoAccount
 	if err != nil {
 		e.fault(deadletter.StageAttribute, err)
