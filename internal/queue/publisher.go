@@ -57,10 +57,9 @@ func (l *Log) Publisher(topic string, o PublisherOptions) *Publisher {
 	}
 	l.transport.know(topic)
 	return &Publisher{log: l, topic: topic, opts: o, writer: &kafka.Writer{
-		Addr:  l.client.Addr,
-		Topic: topic,
-		// As Kafka's own clients place keys; a nil key goes where an empty one does.
-		Balancer:     kafka.Murmur2Balancer{Consistent: true},
+		Addr:         l.client.Addr,
+		Topic:        topic,
+		Balancer:     balancer,
 		RequiredAcks: kafka.RequireAll,
 		// One attempt: Publish tries again itself, since kafka-go gives up at once
 		// where a partition has no leader, and goes on for records nobody waits for.

@@ -29,6 +29,7 @@ func Run(t *testing.T, options queue.Options) {
 		"PublishedRecordsComeBackAsTheyWere":             s.recordsComeBack,
 		"PositionsAreWhereTheRecordsStand":               s.positions,
 		"KeysGoWhereJavaPutsThem":                        s.partitioner,
+		"OffsetsAtATimeAreOfTheRecordsFromThenOn":        s.offsetsAt,
 		"TooLargeRecordFailsAlone":                       s.tooLargeFailsAlone,
 		"RecordOverThePublishersBoundIsNotSent":          s.overPublishersBound,
 		"ClosedPublisherRefuses":                         s.closedPublisher,
