@@ -37,12 +37,13 @@ var table = []row{
 	{"queue/queuetest", []string{"queue"}, "the queue's conformance suite"},
 	{"broker", nil, "the embedded broker"},
 	{"segment", []string{"attribution", "tenant"}, "one attempt, classified; capture"},
-	{"deadletter", []string{"queue", "survey"}, "dead letters"},
+	{"deadletter", []string{"queue", "receipt", "survey"}, "dead letters"},
 	{"receipt", []string{"attribution", "queue", "survey"}, "receipts"},
 	{"delivery", []string{"attribution", "segment", "tenant"}, "from attempts to an outcome: retries, bisecting"},
 	{"worker", []string{"attribution", "deadletter", "delivery", "lane", "queue", "receipt", "survey", "tenant"}, "the loop from fetch to commit"},
 	{"ingress", []string{"queue", "survey", "tenant"}, "the HTTP front"},
 	{"console", []string{"attribution", "deadletter", "queue", "receipt", "tenant"}, "the live page"},
+	{"refiner", []string{"ingress", "queue", "tenant"}, "Refiner's REST API, and what is imported from it"},
 	{"sample", nil, "generated surveys"},
 	{"app", []string{
 		"attribution", "broker", "console", "deadletter", "delivery", "ingress", "lane", "queue", "receipt", "segment", "survey", "tenant", "worker",
@@ -52,7 +53,7 @@ var table = []row{
 	{"simulation", []string{"attribution", "broker", "checker", "deadletter", "delivery", "ingress", "lane", "queue", "segment", "survey", "tenant", "worker"}, "seeded runs of the whole system in virtual time"},
 	{"chaos", []string{"checker"}, "runs of whole processes under faults"},
 	{"cmd/refiner-source", []string{
-		"app", "attribution", "broker", "console", "deadletter", "lane", "queue", "receipt", "sample", "segment", "simulation", "survey", "tenant",
+		"app", "attribution", "broker", "console", "deadletter", "lane", "queue", "receipt", "refiner", "sample", "segment", "simulation", "survey", "tenant",
 	}, "flags, signals, exit codes"},
 	{"cmd/refiner-chaos", []string{"chaos", "checker"}, "flags of the proof's runs"},
 }
@@ -103,9 +104,9 @@ var libraries = []only{
 	},
 	{
 		lib:     "net/http",
-		in:      []string{"app", "chaos", "cmd/refiner-source", "console", "ingress", "segment", "simulation"},
+		in:      []string{"app", "chaos", "cmd/refiner-source", "console", "ingress", "refiner", "segment", "simulation"},
 		why:     "what decides must be testable without a network",
-		instead: "put requests in segment, handlers in ingress or console",
+		instead: "put requests in segment or refiner, handlers in ingress or console",
 	},
 	{
 		lib:     "os",
@@ -115,7 +116,7 @@ var libraries = []only{
 	},
 	{
 		lib:     "net",
-		in:      []string{"app", "broker", "chaos", "cmd/refiner-source", "console", "ingress", "queue", "queue/queuetest", "segment", "simulation"},
+		in:      []string{"app", "broker", "chaos", "cmd/refiner-source", "console", "ingress", "queue", "queue/queuetest", "refiner", "segment", "simulation"},
 		why:     "the core has no network",
 		instead: "put it in the adapter: queue, segment or broker",
 	},
