@@ -70,10 +70,10 @@ type discard struct {
 // same ones, since the shelf's bounds are fixed.
 func (d *discard) each(ctx context.Context, shelf *deadletter.Shelf, each func(deadletter.Found) error) error {
 	fresh := func(f deadletter.Found) error {
-		if f.Discarded || f.Fault != nil { // what cannot be read has no place that a mark could name
-			return nil
+		if f.Fault == nil && !f.Discarded { // what cannot be read has no place that a mark could name
+			return each(f)
 		}
-		return each(f)
+		return nil
 	}
 	if m := positionForm.FindStringSubmatch(d.id); m != nil {
 		var partition int

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net/http"
 	"net/http/httptest"
 	"net/url"
@@ -369,9 +370,7 @@ func TestRequestIsTheDocumentedOne(t *testing.T) {
 		"date_range_start": {"2026-10-01"}, "date_range_end": {"2026-10-02"}, "include": {"all"}, "with_attributes": {"1"}, "page_length": {"100"},
 	}
 	second := url.Values{"page_cursor": {"1"}}
-	for k, v := range first {
-		second[k] = v
-	}
+	maps.Copy(second, first)
 	if diff := cmp.Diff([]url.Values{first, second}, a.requests); diff != "" {
 		t.Error(diff)
 	}
