@@ -37,7 +37,7 @@ var table = []row{
 	{"queue/queuetest", []string{"queue"}, "the queue's conformance suite"},
 	{"broker", nil, "the embedded broker"},
 	{"segment", []string{"attribution", "tenant"}, "one attempt, classified; capture"},
-	{"deadletter", []string{"queue", "survey"}, "dead letters"},
+	{"deadletter", []string{"queue", "receipt", "survey"}, "dead letters"},
 	{"receipt", []string{"attribution", "queue", "survey"}, "receipts"},
 	{"delivery", []string{"attribution", "segment", "tenant"}, "from attempts to an outcome: retries, bisecting"},
 	{"copies", []string{"queue", "survey"}, "copies of an event, told from new ones"},
@@ -46,6 +46,7 @@ var table = []row{
 	{"ingress", []string{"queue", "survey", "tenant"}, "the HTTP front"},
 	{"console", []string{"attribution", "deadletter", "queue", "receipt", "tenant"}, "the live page"},
 	{"audit", []string{"deadletter", "lane", "queue", "receipt"}, "what became of events, from the log alone: trace, audit"},
+	{"refiner", []string{"ingress", "queue", "tenant"}, "Refiner's REST API, and what is imported from it"},
 	{"sample", nil, "generated surveys"},
 	{"app", []string{
 		"attribution", "broker", "console", "deadletter", "delivery", "ingress", "lane", "queue", "receipt", "replay", "segment", "survey", "tenant", "worker",
@@ -55,7 +56,7 @@ var table = []row{
 	{"simulation", []string{"attribution", "broker", "checker", "deadletter", "delivery", "ingress", "lane", "queue", "segment", "survey", "tenant", "worker"}, "seeded runs of the whole system in virtual time"},
 	{"chaos", []string{"checker"}, "runs of whole processes under faults"},
 	{"cmd/refiner-source", []string{
-		"app", "attribution", "audit", "broker", "console", "deadletter", "lane", "queue", "receipt", "replay", "sample", "segment", "simulation", "survey", "tenant",
+		"app", "attribution", "audit", "broker", "console", "deadletter", "lane", "queue", "receipt", "refiner", "replay", "sample", "segment", "simulation", "survey", "tenant",
 	}, "flags, signals, exit codes"},
 	{"cmd/refiner-chaos", []string{"chaos", "checker"}, "flags of the proof's runs"},
 }
@@ -106,9 +107,9 @@ var libraries = []only{
 	},
 	{
 		lib:     "net/http",
-		in:      []string{"app", "chaos", "cmd/refiner-source", "console", "ingress", "segment", "simulation"},
+		in:      []string{"app", "chaos", "cmd/refiner-source", "console", "ingress", "refiner", "segment", "simulation"},
 		why:     "what decides must be testable without a network",
-		instead: "put requests in segment, handlers in ingress or console",
+		instead: "put requests in segment or refiner, handlers in ingress or console",
 	},
 	{
 		lib:     "os",
@@ -118,7 +119,7 @@ var libraries = []only{
 	},
 	{
 		lib:     "net",
-		in:      []string{"app", "broker", "chaos", "cmd/refiner-source", "console", "ingress", "queue", "queue/queuetest", "segment", "simulation"},
+		in:      []string{"app", "broker", "chaos", "cmd/refiner-source", "console", "ingress", "queue", "queue/queuetest", "refiner", "segment", "simulation"},
 		why:     "the core has no network",
 		instead: "put it in the adapter: queue, segment or broker",
 	},

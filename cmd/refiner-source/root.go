@@ -49,7 +49,7 @@ func newRoot() *cobra.Command {
 	root.CompletionOptions.DisableDefaultCmd = true
 	root.AddCommand(
 		newDev(), newIngress(), newWorker(),
-		newMap(), newTenants(), newTopics(), newOffsets(), newReplay(), newCapture(), newSimulate(), newTrace(), newAudit(), newVersion(),
+		newMap(), newTenants(), newTopics(), newOffsets(), newReplay(), newCapture(), newSimulate(), newTrace(), newAudit(), newDead(), newImport(), newVersion(),
 	)
 	root.PersistentPreRunE = func(cmd *cobra.Command, _ []string) error { return bindEnv(cmd.Flags()) }
 	return root

@@ -2,13 +2,10 @@ package ingress
 
 import (
 	"context"
-	"crypto/sha256"
-	"encoding/hex"
 	"errors"
 	"net/http"
 	"strings"
 	"sync"
-	"time"
 
 	"go.uber.org/zap"
 	"golang.org/x/sync/errgroup"
@@ -18,10 +15,6 @@ import (
 
 // publishConcurrency bounds how many events of one request are under way.
 const publishConcurrency = 64
-
-// maxKeyBytes bounds the ids in a record's key and headers; of a longer one its
-// hash stands there.
-const maxKeyBytes = 512
 
 // publish appends the events that are not rejected to the log, those of one key
 // one after another, so that they keep their order (invariant 3), and others side
@@ -102,37 +95,15 @@ func (q *request) publishChain(ctx context.Context, key string, chain []*event, 
 	}
 }
 
-// key is the record's key: the tenant, and what the event is kept in order by.
-func (q *request) key(e *event) string {
-	order := q.tenant.Rules.OrderKey(e.head.UserID, e.head.AnonymousID, e.head.AccountID)
-	// The key has the bare id, so that any Kafka client finds a user's partition.
-	_, id, ok := strings.Cut(order, ":")
-	if !ok {
-		id = e.head.EventID
-	}
-	return string(q.tenant.ID) + "/" + bounded(id)
-}
+// key is the record's key.
+func (q *request) key(e *event) string { return recordKey(q.tenant, &e.head) }
 
 func (q *request) record(key string, e *event) queue.Record {
-	headers := []queue.Header{
-		{Key: queue.HeaderTenant, Value: []byte(q.tenant.ID)},
-		{Key: queue.HeaderSource, Value: []byte(q.route.source)},
-		{Key: queue.HeaderEventID, Value: []byte(bounded(e.head.EventID))},
-		{Key: queue.HeaderReceivedAt, Value: q.received.AppendFormat(nil, time.RFC3339Nano)},
-	}
+	r := newRecord(q.tenant, q.route.source, key, e.head.EventID, e.raw, q.received)
 	if parent := q.r.Header.Get("Traceparent"); isTraceparent(parent) {
-		headers = append(headers, queue.Header{Key: queue.HeaderTraceparent, Value: []byte(parent)})
+		r.Headers = append(r.Headers, queue.Header{Key: queue.HeaderTraceparent, Value: []byte(parent)})
 	}
-	return queue.Record{Key: []byte(key), Value: e.raw, Headers: headers, Time: q.received}
-}
-
-// bounded returns the id, or its hash if it is too long.
-func bounded(id string) string {
-	if len(id) <= maxKeyBytes {
-		return id
-	}
-	sum := sha256.Sum256([]byte(id))
-	return "sha256:" + hex.EncodeToString(sum[:])
+	return r
 }
 
 // isTraceparent reports whether the value is a traceparent of W3C Trace Context,

@@ -1,0 +1,181 @@
+package main
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"strings"
+	"sync/atomic"
+	"text/tabwriter"
+	"time"
+
+	"github.com/spf13/cobra"
+	"golang.org/x/sync/errgroup"
+	"golang.org/x/term"
+
+	"refinersource/internal/deadletter"
+	"refinersource/internal/queue"
+)
+
+// discards is how many are published side by side.
+const discards = 64
+
+func newDeadDiscard() *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "discard [ID]",
+		Short: "Mark dead letters as discarded",
+		Long: "Mark dead letters as discarded, so that dead list leaves them out. ID is the event's, or the letter's own\n" +
+			"partition and offset; without it the filters say which are meant, and at least one is needed.\n\n" +
+			"Without --execute it says what it would do. With it, it asks first, unless --yes. A mark is a receipt; the letters\n" +
+			"stay in their topic until that drops them. When it was ended half-way it can be run again.",
+		Example: "  refiner-source dead discard --tenant acme --reason undecodable --brokers localhost:9092\n" +
+			"  refiner-source dead discard --tenant acme --reason undecodable --execute --yes --brokers localhost:9092",
+		Args: cobra.MaximumNArgs(1),
+	}
+	f := addDeadFlags(cmd)
+	execute := cmd.Flags().Bool("execute", false, "do it; without it nothing is changed")
+	yes := cmd.Flags().Bool("yes", false, "do not ask")
+	cmd.RunE = work(func(cmd *cobra.Command, args []string) error {
+		id := strings.Join(args, "")
+		filter, err := f.filter(time.Now())
+		switch {
+		case err != nil:
+			return err
+		case len(args) > 0 && id == "":
+			return usagef("the ID is empty")
+		case len(args) == 0 && filter == (deadletter.Filter{}):
+			return usagef("name which letters: an ID, --tenant, --reason, --from or --to")
+		}
+		d := discard{cmd: cmd, flags: f, id: id, execute: *execute, yes: *yes}
+		if m := positionForm.FindStringSubmatch(id); id != "" && m == nil {
+			filter.EventID = id
+		}
+		return f.with(cmd.Context(), filter, d.run)
+	})
+	return cmd
+}
+
+// discard is a run of the command.
+type discard struct {
+	cmd     *cobra.Command
+	flags   *deadFlags
+	id      string
+	execute bool
+	yes     bool
+}
+
+// each gives the letters that are meant and not discarded yet. Each call gives the
+// same ones, since the shelf's bounds are fixed.
+func (d *discard) each(ctx context.Context, shelf *deadletter.Shelf, each func(deadletter.Found) error) error {
+	fresh := func(f deadletter.Found) error {
+		if f.Fault == nil && !f.Discarded { // what cannot be read has no place that a mark could name
+			return each(f)
+		}
+		return nil
+	}
+	if m := positionForm.FindStringSubmatch(d.id); m != nil {
+		var partition int
+		var offset queue.Offset
+		_, _ = fmt.Sscanf(d.id, "%d:%d", &partition, &offset)
+		f, err := shelf.At(ctx, partition, offset)
+		if err != nil {
+			return err
+		}
+		return fresh(f)
+	}
+	return shelf.Each(ctx, fresh)
+}
+
+func (d *discard) run(log *queue.Log, topics queue.Topics, shelf *deadletter.Shelf) error {
+	ctx := d.cmd.Context()
+	plan := newDeadReport(false)
+	err := d.each(ctx, shelf, func(f deadletter.Found) error {
+		plan.add(&f)
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	done := 0
+	if plan.Letters > 0 {
+		if ok, err := d.agreed(plan); err != nil || !ok && d.execute {
+			return err
+		}
+		if d.execute {
+			if done, err = d.publish(ctx, log, topics, shelf); err != nil {
+				return fmt.Errorf("%w\n%d of %d letters are discarded. Run the same command again: it goes on with the others", err, done, plan.Letters)
+			}
+		}
+	}
+	if d.flags.output == "json" {
+		return printJSON(d.cmd.OutOrStdout(), map[string]any{"letters": plan.Letters, "discarded": done, "groups": plan.Groups})
+	}
+	switch {
+	case plan.Letters == 0:
+		_, err = fmt.Fprintln(d.cmd.OutOrStdout(), "No dead letters to discard.")
+	case d.execute:
+		_, err = fmt.Fprintf(d.cmd.OutOrStdout(), "%d letters are discarded.\n", done)
+	default:
+		_, err = fmt.Fprintf(d.cmd.OutOrStdout(), "%d letters would be discarded: add --execute.\n", plan.Letters)
+	}
+	return err
+}
+
+// agreed shows the plan and asks, where something is to be done.
+func (d *discard) agreed(plan *deadReport) (bool, error) {
+	out := d.cmd.ErrOrStderr()
+	w := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
+	plan.table(w)
+	if err := w.Flush(); err != nil {
+		return false, err
+	}
+	if !d.execute || d.yes {
+		return true, nil
+	}
+	in := d.cmd.InOrStdin()
+	if in == os.Stdin && !term.IsTerminal(int(os.Stdin.Fd())) {
+		return false, usagef("there is no terminal to ask on: add --yes to discard %d letters", plan.Letters)
+	}
+	_, _ = fmt.Fprintf(out, "Discard %d letters? [y/N] ", plan.Letters)
+	answers := make(chan string, 1)
+	go func() { // ends with the process, if nobody answers
+		answer, _ := bufio.NewReader(in).ReadString('\n')
+		answers <- strings.ToLower(strings.TrimSpace(answer))
+	}()
+	select {
+	case answer := <-answers:
+		if answer == "y" || answer == "yes" {
+			return true, nil
+		}
+	case <-d.cmd.Context().Done():
+		_, _ = fmt.Fprintln(out)
+	}
+	return false, errors.New("nothing was discarded")
+}
+
+// publish marks the letters, and returns how many have been.
+func (d *discard) publish(ctx context.Context, log *queue.Log, topics queue.Topics, shelf *deadletter.Shelf) (int, error) {
+	publisher := log.Publisher(topics.Receipts(), queue.PublisherOptions{})
+	discarder := deadletter.NewDiscarder(patient{publisher}, topics.Receipts(), version)
+	g, ctx := errgroup.WithContext(ctx)
+	g.SetLimit(discards)
+	var done atomic.Int64
+	err := d.each(ctx, shelf, func(f deadletter.Found) error {
+		f.Raw = nil // it is not needed while the mark is under way
+		g.Go(func() error {
+			if err := discarder.Discard(ctx, &f.Letter, time.Now()); err != nil {
+				return err
+			}
+			done.Add(1)
+			return nil
+		})
+		return ctx.Err()
+	})
+	waited := g.Wait()
+	if waited != nil {
+		err = waited // the other one only says that it was cut short
+	}
+	return int(done.Load()), errors.Join(err, publisher.Close())
+}
