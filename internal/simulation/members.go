@@ -64,6 +64,7 @@ func (w *world) newMember(number int) (*member, error) {
 	o := worker.Options{
 		Log: m.log, Topics: w.topics, Group: group, Tenants: w.tenants.Load,
 		Delivery: delivery.Options{Sender: s, Rand: jitter.Float64, TurnCalls: 64},
+		Receipts: true,
 		Letters:  deadletter.NewWriter(m.letters, w.topics.Dead()),
 		Limits:   w.plan.limits,
 		// Shorter than a session: kfake lets the session of a member end that waits for
