@@ -5,6 +5,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/google/go-cmp/cmp"
+
 	"refinersource/internal/attribution"
 	"refinersource/internal/queue"
 	"refinersource/internal/tenant"
@@ -195,5 +197,48 @@ func TestReplaySendsWhatIsWantedWhenItMay(t *testing.T) {
 		w.verify(func(id tenant.ID, _ queue.Position, kind attribution.Kind) bool {
 			return id == "beta" && kind == attribution.Identify
 		})
+	})
+}
+
+// What a replay sends gets receipts of its own, which name the replay; those of live
+// traffic name none. Nothing but its range, and what follows for the same users,
+// gets one.
+func TestReceiptsOfAReplayNameIt(t *testing.T) {
+	t.Parallel()
+	inBubble(t, func(t *testing.T, w *world) {
+		live := w.join(small)
+		w.publishAll(20, 1)
+		from := w.ends()
+		w.publishAll(8, 1)
+		spans := w.spans(from, w.ends())
+		w.until("all to be delivered", w.settled)
+		live.terminate()
+		m := w.start(func(o *worker.Options) {
+			replay(spans)(o)
+			o.Replay.ID = "r1"
+		})
+		m.over()
+		receipts := w.receipts()
+		if got, want := len(receipts), (20+8)*w.tenants.Len(); got != want {
+			t.Fatalf("%d events have receipts, want %d", got, want)
+		}
+		for at, all := range receipts {
+			byReplay := make(map[string]int)
+			for _, r := range all {
+				byReplay[r.Replay]++
+			}
+			want := map[string]int{"": 1}
+			if s := spans[at.Partition]; at.Offset >= s.From && at.Offset < s.To {
+				want["r1"] = 1
+			}
+			if diff := cmp.Diff(want, byReplay); diff != "" {
+				t.Errorf("receipts of %v by replay (-want +got)\n%s", at, diff)
+			}
+			for _, r := range all[1:] {
+				if diff := cmp.Diff(all[0].Calls, r.Calls); diff != "" {
+					t.Errorf("the replay's calls of %v differ (-live +replay)\n%s", at, diff)
+				}
+			}
+		}
 	})
 }
