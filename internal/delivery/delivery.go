@@ -58,7 +58,7 @@ type Options struct {
 	// (invariant 5). A pause or a wait takes none. SlowSlots is Slots by default.
 	Slots, SlowSlots int
 	// TurnCalls bounds the calls of what catches up that have just begun to travel, so
-	// that live traffic goes first; a request counts as 16 more. By default 128 for each
+	// that live traffic goes first; a request counts as 16 more. By default 64 for each
 	// processor.
 	TurnCalls int
 	// MinHostFailures is how many tenants of one host must fail, and be more than

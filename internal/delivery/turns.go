@@ -18,7 +18,7 @@ type turns struct {
 
 const (
 	// turnsPerCPU is how many calls, for each processor, may have just begun to travel.
-	turnsPerCPU = 128
+	turnsPerCPU = 64
 	// requestCost is what a request costs beside its calls, in calls.
 	requestCost = 16
 	// turnTime is how long an attempt has its turn: one that takes longer waits for its
