@@ -108,7 +108,7 @@ func Mutants() []Mutant {
 				Old:  "\t\t\tfailed[p.Partition] = classify(p.Error)\n",
 				New:  "\t\t\t_ = classify(p.Error)\n",
 			}},
-			Scenario: "frozen", Rules: []checker.Rule{checker.Order, checker.Duplicates},
+			Scenario: "refused", Rules: []checker.Rule{checker.Order, checker.Duplicates},
 		},
 		{
 			Name: "no-fence", Why: "a worker goes on although the group has gone on without it",

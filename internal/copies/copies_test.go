@@ -84,9 +84,13 @@ func TestWarmWindowKnowsWhatCameBefore(t *testing.T) {
 	if err := w.Warm(ctx, log, "events", 0, records-50, 0); err != nil {
 		t.Fatal(err)
 	}
-	for i, known := range map[int]bool{records - 51: true, records - 50 - 500: true, records - 50: false} {
-		if got := w.Add(record("acme", "webhook", fmt.Sprint(i))); got != known {
-			t.Errorf("record %d is known: %v, want %v", i, got, known)
+	// The new one comes last: it takes the place of the oldest.
+	for _, c := range []struct {
+		i     int
+		known bool
+	}{{records - 51, true}, {records - 50 - 500, true}, {records - 50, false}} {
+		if got := w.Add(record("acme", "webhook", fmt.Sprint(c.i))); got != c.known {
+			t.Errorf("record %d is known: %v, want %v", c.i, got, c.known)
 		}
 	}
 }
