@@ -83,7 +83,7 @@ func (f *devFlags) run(ctx context.Context, stdout, stderr io.Writer) error {
 	case ctx.Err() != nil:
 		return nil //nolint:nilerr // it was ended while it started
 	default:
-		return err
+		return configured(err)
 	}
 	target, err := newTarget(a)
 	if err == nil {

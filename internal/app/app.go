@@ -261,12 +261,12 @@ func (a *App) startTenants(ctx context.Context) error {
 	}
 	file, err := tenant.OpenFile(a.o.TenantsFile, a.o.Env)
 	if err != nil {
-		return err
+		return &ConfigError{OptionTenantsFile, err}
 	}
 	a.tenants = file.Current
 	if a.o.Ingress != nil && !a.o.Ingress.AllowNoTokens {
 		if err := file.Current().RequireCredentials(); err != nil {
-			return err
+			return &ConfigError{OptionTenantsFile, fmt.Errorf("%s: %w", a.o.TenantsFile, err)}
 		}
 	}
 	reloads := prometheus.NewCounterVec(prometheus.CounterOpts{
@@ -326,8 +326,8 @@ func (a *App) startQueue(context.Context) error {
 	}
 	var err error
 	a.queue, err = queue.Open(queue.Options{Brokers: brokers, Logger: a.log})
-	if err != nil {
-		return err
+	if err != nil { // it connects to nothing, so only the options can be wrong
+		return &ConfigError{OptionBrokers, err}
 	}
 	a.onStop("queue", func() error { a.queue.Close(); return nil })
 	return nil
@@ -429,7 +429,7 @@ func (a *App) startIngress(context.Context) error {
 	}
 	l, err := net.Listen("tcp", a.o.Ingress.Listen)
 	if err != nil {
-		return fmt.Errorf("listen for events: %w", err)
+		return &ConfigError{OptionListen, fmt.Errorf("listen for events: %w", err)}
 	}
 	a.public = l.Addr()
 	connections := a.o.Ingress.MaxConnections
