@@ -211,6 +211,28 @@ func TestAdminListenerServesHealthMetricsAndThePage(t *testing.T) {
 	}
 }
 
+// Of what the mapping leaves out, renames or replaces the metrics tell how much.
+func TestWhatTheMappingChangesIsCounted(t *testing.T) {
+	t.Parallel()
+	calls := make(chan string, 100)
+	a := start(t, dev(t.TempDir(), calls))
+	status, text := request(t, http.MethodPost, "http://"+a.PublicAddr().String()+"/v1/events/demo",
+		`{"id":"e1","completed_at":"2999-01-01T00:00:00Z","user":{"id":"ann"},"answers":[
+		{"question":"Size?","value":1,"belongs_to":"account"},{"question":"Sector?","value":1,"belongs_to":"account"},
+		{"question":" ","value":1},{"question":"Why?","value":1},{"question":"Why!","value":2}]}
+		`, "Content-Type", "application/json")
+	if status != http.StatusAccepted {
+		t.Fatalf("answered %d: %s", status, text)
+	}
+	take(t, calls, 1)
+	for _, want := range []string{`note="withheld",tenant="demo"} 2`, `note="unnamed",tenant="demo"} 1`, `note="name_collision",tenant="demo"} 1`, `note="future_timestamp",tenant="demo"} 1`} {
+		eventually(t, want, func() bool {
+			_, text := admin(t, a, "/metrics")
+			return strings.Contains(text, "refiner_source_mapping_notes_total{"+want)
+		})
+	}
+}
+
 // Invariant 9: whatever happens to an event, neither its answers nor an e-mail
 // nor a credential is logged or counted.
 func TestNoAnswerMailOrSecretInLogsOrMetrics(t *testing.T) {
