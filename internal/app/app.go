@@ -273,6 +273,9 @@ func (a *App) startTenants(ctx context.Context) error {
 		Name: "refiner_source_config_reloads_total",
 		Help: "Changes of the tenants file, by what became of them: applied or refused.",
 	}, []string{"result"})
+	for _, result := range []string{"applied", "refused"} {
+		reloads.WithLabelValues(result) // from 0, so that the first is seen as a step
+	}
 	a.registry.MustRegister(reloads)
 	a.background("watch on the tenants file", func(ctx context.Context) error {
 		return file.Watch(ctx, func(r *tenant.Registry, err error) {

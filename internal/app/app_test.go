@@ -298,6 +298,13 @@ func TestChangedTenantsFileIsInForceAndABrokenOneRefused(t *testing.T) {
 	send := func(id string) int {
 		return submit(t, a, id, webhook("ann", "CEO"), "Authorization", "Bearer canary-token-"+id)
 	}
+	// A counter that begins at 1 would hide its first step from Prometheus.
+	_, text := admin(t, a, "/metrics")
+	for _, result := range []string{"applied", "refused"} {
+		if want := `refiner_source_config_reloads_total{result="` + result + `"} 0`; !strings.Contains(text, want) {
+			t.Errorf("/metrics has no %s from the start", want)
+		}
+	}
 	if got := send("beta"); got != http.StatusUnauthorized {
 		t.Fatalf("an unknown tenant was answered %d, want 401", got)
 	}
