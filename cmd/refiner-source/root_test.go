@@ -91,11 +91,13 @@ func TestWrongConfigurationNamesItsFlag(t *testing.T) {
 		{"--tenants: " + broken + ": line 2:", []string{"dev", "--tenants", broken}},
 		{"--tenants: " + nobody + ": line 2: tenants[0].tokens are missing", []string{"ingress", "--brokers", "127.0.0.1:1", "--tenants", nobody}},
 		{`--brokers: open log: broker "kafka": want host:port`, []string{"worker", "--brokers", "kafka", "--tenants", nobody}},
+		{`--topic-prefix "our/": want`, []string{"worker", "--brokers", "127.0.0.1:1", "--tenants", nobody, "--topic-prefix", "our/"}},
+		{`--topic-prefix "our/": want`, []string{"topics", "check", "--brokers", "127.0.0.1:1", "--topic-prefix", "our/"}},
 		{"--listen: listen for events: ", []string{"dev", "--listen", taken.Addr().String()}},
 		{"--admin-listen: listen for the admin: ", []string{"dev", "--admin-listen", taken.Addr().String()}},
 	} {
 		args := append([]string{}, c.args...)
-		if !slices.Contains(args, "--admin-listen") {
+		if args[0] != "topics" && !slices.Contains(args, "--admin-listen") {
 			args = append(args, "--admin-listen", "127.0.0.1:0")
 		}
 		if args[0] == "dev" {
