@@ -463,8 +463,12 @@ func (a *App) serve(name string, s *http.Server, l net.Listener, patience time.D
 	})
 }
 
-// observe shows a finished event on the live page.
+// observe shows a finished event on the live page. With a broker of its own it says
+// of one that makes no call why: somebody may be waiting to see it.
 func (a *App) observe(f worker.Finished) {
+	if a.o.Embedded != nil && f.Outcome == worker.Ignored {
+		a.log.Info("an event makes no call", zap.String("tenant", string(f.Tenant)), zap.String("event", f.EventID), zap.String("reason", f.Reason))
+	}
 	a.feed.Observe(console.Event{
 		Tenant:    string(f.Tenant),
 		EventID:   f.EventID,

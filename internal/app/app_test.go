@@ -211,6 +211,31 @@ func TestAdminListenerServesHealthMetricsAndThePage(t *testing.T) {
 	}
 }
 
+// Whoever tries dev and sees no call is told why.
+func TestDevSaysWhyAnEventMakesNoCall(t *testing.T) {
+	t.Parallel()
+	core, logs := observer.New(zap.InfoLevel)
+	calls := make(chan string, 100)
+	o := dev(t.TempDir(), calls)
+	o.Logger = zap.New(core)
+	a := start(t, o)
+	submit(t, a, "demo", webhook("ann", "CEO"))
+	take(t, calls, 2)
+	submit(t, a, "demo", webhook("ann", "CEO"))
+	submit(t, a, "demo", `{"remote_id":"bob"}`)
+	said := func() map[any]any {
+		reasons := make(map[any]any)
+		for _, line := range logs.FilterMessage("an event makes no call").All() {
+			reasons[line.ContextMap()["reason"]] = line.ContextMap()["tenant"]
+		}
+		return reasons
+	}
+	eventually(t, "two events to be ignored", func() bool { return len(said()) == 2 })
+	if d := cmp.Diff(map[any]any{"duplicate": "demo", "no_response": "demo"}, said()); d != "" {
+		t.Errorf("reasons (-want +got):\n%s", d)
+	}
+}
+
 // Of what the mapping leaves out, renames or replaces the metrics tell how much.
 func TestWhatTheMappingChangesIsCounted(t *testing.T) {
 	t.Parallel()
