@@ -96,7 +96,7 @@ func TestWrongConfigurationNamesItsFlag(t *testing.T) {
 		{"--listen: listen for events: ", []string{"dev", "--listen", taken.Addr().String()}},
 		{"--admin-listen: listen for the admin: ", []string{"dev", "--admin-listen", taken.Addr().String()}},
 	} {
-		args := append([]string{}, c.args...)
+		args := slices.Clone(c.args)
 		if args[0] != "topics" && !slices.Contains(args, "--admin-listen") {
 			args = append(args, "--admin-listen", "127.0.0.1:0")
 		}
