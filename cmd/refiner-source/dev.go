@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"iter"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -83,11 +84,19 @@ func (f *devFlags) run(ctx context.Context, stdout, stderr io.Writer) error {
 	case ctx.Err() != nil:
 		return nil //nolint:nilerr // it was ended while it started
 	default:
-		return err
+		return configured(err)
 	}
-	target, err := newTarget(a)
-	if err == nil {
-		_, _ = fmt.Fprintf(stderr, "Live page:    http://%s/\nYour survey:  %s\nCtrl-C ends it; the data stays in %s.\n\n", a.AdminAddr(), target.curl(), f.data)
+	_, _ = fmt.Fprintf(stderr, "Live page:    http://%s/\n", a.AdminAddr())
+	target, found := newTarget(a.PublicAddr().String(), a.Tenants().All())
+	if found {
+		_, _ = fmt.Fprintf(stderr, "Your survey:  %s\n", target.curl())
+	}
+	_, _ = fmt.Fprintf(stderr, "Ctrl-C ends it; the data stays in %s.\n\n", f.data)
+	switch {
+	case f.samples == 0:
+	case !found:
+		err = usagef("--sample %d: every tenant of %s wants signed requests; give one of them tokens", f.samples, f.tenants)
+	default:
 		err = target.submit(ctx, f.samples)
 	}
 	if err != nil && ctx.Err() == nil {
@@ -96,17 +105,20 @@ func (f *devFlags) run(ctx context.Context, stdout, stderr io.Writer) error {
 	return a.Wait(ctx)
 }
 
-// target is where dev's own surveys go: the first tenant.
+// target is where dev's own surveys go: the first tenant who does not want them
+// signed.
 type target struct {
 	url   string
 	token tenant.Secret
 }
 
-func newTarget(a *app.App) (target, error) {
-	for t := range a.Tenants().All() {
-		return newTargetOf(a.PublicAddr().String(), t), nil
+func newTarget(listen string, tenants iter.Seq[*tenant.Tenant]) (to target, found bool) {
+	for t := range tenants {
+		if len(t.Tokens) > 0 || !t.HasCredentials() {
+			return newTargetOf(listen, t), true
+		}
 	}
-	return target{}, usagef("the tenants file has no tenant; add one")
+	return target{}, false
 }
 
 func newTargetOf(listen string, t *tenant.Tenant) target {

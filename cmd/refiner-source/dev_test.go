@@ -6,10 +6,14 @@ import (
 	"context"
 	"encoding/json"
 	"io"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
 	"time"
+
+	"refinersource/internal/attribution"
+	"refinersource/internal/tenant"
 )
 
 // lockedBuffer is what a running command writes to while a test reads.
@@ -95,6 +99,30 @@ func TestDevPrintsThePairsOfItsSamples(t *testing.T) {
 		}
 		if code := <-ended; code != exitDone {
 			t.Errorf("dev ended with %d, want 0: %s", code, said.String())
+		}
+	}
+}
+
+// dev cannot sign: its samples and its curl go to the first tenant that takes a
+// token, or everything.
+func TestDevSendsToATenantThatWantsNoSignature(t *testing.T) {
+	t.Parallel()
+	const secret = "whsec_MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3"
+	signed := tenant.Tenant{ID: "a", WriteKey: tenant.NewSecret("k"), SigningSecrets: []tenant.Secret{tenant.NewSecret(secret)}, Rules: attribution.DefaultRules()}
+	open, both := signed, signed
+	open.ID, open.SigningSecrets = "b", nil
+	both.ID, both.Tokens = "c", []tenant.Secret{tenant.NewSecret("t")}
+	for _, c := range []struct {
+		tenants []*tenant.Tenant
+		want    string
+	}{
+		{[]*tenant.Tenant{&signed, &open, &both}, "/b"},
+		{[]*tenant.Tenant{&signed, &both, &open}, "/c"},
+		{[]*tenant.Tenant{&signed}, ""},
+	} {
+		to, found := newTarget("127.0.0.1:8080", slices.Values(c.tenants))
+		if found != (c.want != "") || !strings.HasSuffix(to.url, c.want) {
+			t.Errorf("got %v %q, want one that ends with %q", found, to.url, c.want)
 		}
 	}
 }

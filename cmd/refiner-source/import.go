@@ -165,15 +165,9 @@ func (f *importFlags) plan() (*refiner.Import, error) {
 	return i, nil
 }
 
-// loadTenant takes the tenant from the file. Of its secrets none is used, so that a
-// variable that is not set is no fault.
+// loadTenant takes the tenant, without its secrets, from the file.
 func loadTenant(file, id string) (*tenant.Tenant, error) {
-	registry, err := tenant.Load(file, func(name string) (string, bool) {
-		if v, ok := os.LookupEnv(name); ok {
-			return v, true
-		}
-		return "not-set", true
-	})
+	registry, err := tenant.LoadRules(file)
 	if err != nil {
 		return nil, usageError{err}
 	}

@@ -1,6 +1,8 @@
 package main
 
 import (
+	"regexp"
+
 	"github.com/spf13/cobra"
 	"go.uber.org/zap"
 
@@ -13,6 +15,9 @@ type kafkaFlags struct {
 	prefix  string
 }
 
+// prefixForm is what a topic's name may have; it may be 249 long, with ours behind.
+var prefixForm = regexp.MustCompile(`^[a-zA-Z0-9._-]{0,200}$`)
+
 func addKafkaFlags(cmd *cobra.Command) *kafkaFlags {
 	f := &kafkaFlags{}
 	cmd.Flags().StringSliceVar(&f.brokers, "brokers", nil, "addresses of some Kafka brokers, host:port,…")
@@ -24,6 +29,9 @@ func addKafkaFlags(cmd *cobra.Command) *kafkaFlags {
 func (f *kafkaFlags) resolve() ([]string, queue.Topics, error) {
 	if len(f.brokers) == 0 {
 		return nil, queue.Topics{}, usagef("name the brokers with --brokers host:port,… or %s", envName("brokers"))
+	}
+	if !prefixForm.MatchString(f.prefix) {
+		return nil, queue.Topics{}, usagef("--topic-prefix %q: want at most 200 of a-z, A-Z, 0-9, dots, dashes and underscores", f.prefix)
 	}
 	return f.brokers, queue.Topics{Prefix: f.prefix}, nil
 }

@@ -83,7 +83,7 @@ type mapper struct {
 }
 
 // loadRules takes the rules from the tenants file, the default ones without a
-// file. No write key is used, so a variable that is not set is no fault.
+// file.
 func (m *mapper) loadRules(file string) error {
 	m.rules = attribution.DefaultRules()
 	switch {
@@ -93,12 +93,7 @@ func (m *mapper) loadRules(file string) error {
 	case m.tenant == "":
 		return usagef("--tenants needs --tenant: name the tenant whose rules apply")
 	default:
-		registry, err := tenant.Load(file, func(name string) (string, bool) {
-			if v, ok := os.LookupEnv(name); ok {
-				return v, true
-			}
-			return "not-set", true
-		})
+		registry, err := tenant.LoadRules(file)
 		if err != nil {
 			return usageError{err}
 		}

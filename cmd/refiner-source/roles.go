@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"os"
 	"time"
 
@@ -50,7 +51,27 @@ func (f *roleFlags) run(cmd *cobra.Command, role string, o app.Options) error {
 	if err != nil {
 		return usageError{err}
 	}
-	return a.Run(cmd.Context())
+	return configured(a.Run(cmd.Context()))
+}
+
+// configured makes the error of an app that cannot start as it is configured a
+// usageError that names the flag.
+func configured(err error) error {
+	e, ok := errors.AsType[*app.ConfigError](err)
+	if !ok {
+		return err
+	}
+	flag := "brokers"
+	switch e.Option {
+	case app.OptionBrokers:
+	case app.OptionTenantsFile:
+		flag = "tenants"
+	case app.OptionAdminListen:
+		flag = "admin-listen"
+	case app.OptionListen:
+		flag = "listen"
+	}
+	return usagef("--%s: %w", flag, err)
 }
 
 // Bounds of --session-timeout: those of Kafka's brokers by default, less at the top.

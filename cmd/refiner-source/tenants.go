@@ -52,10 +52,11 @@ func newTenantsCheck() *cobra.Command {
 		if output != "table" && output != "json" {
 			return usagef("--output %q: want table or json", output)
 		}
-		r, err := tenant.Load(args[0], os.LookupEnv)
-		if err == nil && !allowNoTokens {
-			err = r.RequireCredentials()
+		load := tenant.LoadForSenders
+		if allowNoTokens {
+			load = tenant.Load
 		}
+		r, err := load(args[0], os.LookupEnv)
 		faults, found := errors.AsType[tenant.Faults](err)
 		if err != nil && !found {
 			return usageError{err}

@@ -41,7 +41,7 @@ func (a *App) startAdmin(context.Context) error {
 	mux.Handle("/", page)
 	l, err := net.Listen("tcp", a.o.AdminListen)
 	if err != nil {
-		return fmt.Errorf("listen for the admin: %w", err)
+		return &ConfigError{OptionAdminListen, fmt.Errorf("listen for the admin: %w", err)}
 	}
 	a.admin = l.Addr()
 	server := &http.Server{Handler: mux, ReadHeaderTimeout: 5 * time.Second, IdleTimeout: time.Minute}

@@ -261,18 +261,21 @@ func (a *App) startTenants(ctx context.Context) error {
 	}
 	file, err := tenant.OpenFile(a.o.TenantsFile, a.o.Env)
 	if err != nil {
-		return err
+		return &ConfigError{OptionTenantsFile, err}
 	}
 	a.tenants = file.Current
 	if a.o.Ingress != nil && !a.o.Ingress.AllowNoTokens {
 		if err := file.Current().RequireCredentials(); err != nil {
-			return err
+			return &ConfigError{OptionTenantsFile, fmt.Errorf("%s: %w", a.o.TenantsFile, err)}
 		}
 	}
 	reloads := prometheus.NewCounterVec(prometheus.CounterOpts{
 		Name: "refiner_source_config_reloads_total",
 		Help: "Changes of the tenants file, by what became of them: applied or refused.",
 	}, []string{"result"})
+	for _, result := range []string{"applied", "refused"} {
+		reloads.WithLabelValues(result) // from 0, so that the first is seen as a step
+	}
 	a.registry.MustRegister(reloads)
 	a.background("watch on the tenants file", func(ctx context.Context) error {
 		return file.Watch(ctx, func(r *tenant.Registry, err error) {
@@ -326,8 +329,8 @@ func (a *App) startQueue(context.Context) error {
 	}
 	var err error
 	a.queue, err = queue.Open(queue.Options{Brokers: brokers, Logger: a.log})
-	if err != nil {
-		return err
+	if err != nil { // it connects to nothing, so only the options can be wrong
+		return &ConfigError{OptionBrokers, err}
 	}
 	a.onStop("queue", func() error { a.queue.Close(); return nil })
 	return nil
@@ -429,7 +432,7 @@ func (a *App) startIngress(context.Context) error {
 	}
 	l, err := net.Listen("tcp", a.o.Ingress.Listen)
 	if err != nil {
-		return fmt.Errorf("listen for events: %w", err)
+		return &ConfigError{OptionListen, fmt.Errorf("listen for events: %w", err)}
 	}
 	a.public = l.Addr()
 	connections := a.o.Ingress.MaxConnections
@@ -460,8 +463,12 @@ func (a *App) serve(name string, s *http.Server, l net.Listener, patience time.D
 	})
 }
 
-// observe shows a finished event on the live page.
+// observe shows a finished event on the live page. With a broker of its own it says
+// of one that makes no call why: somebody may be waiting to see it.
 func (a *App) observe(f worker.Finished) {
+	if a.o.Embedded != nil && f.Outcome == worker.Ignored {
+		a.log.Info("an event makes no call", zap.String("tenant", string(f.Tenant)), zap.String("event", f.EventID), zap.String("reason", f.Reason))
+	}
 	a.feed.Observe(console.Event{
 		Tenant:    string(f.Tenant),
 		EventID:   f.EventID,

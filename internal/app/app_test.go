@@ -211,6 +211,53 @@ func TestAdminListenerServesHealthMetricsAndThePage(t *testing.T) {
 	}
 }
 
+// Whoever tries dev and sees no call is told why.
+func TestDevSaysWhyAnEventMakesNoCall(t *testing.T) {
+	t.Parallel()
+	core, logs := observer.New(zap.InfoLevel)
+	calls := make(chan string, 100)
+	o := dev(t.TempDir(), calls)
+	o.Logger = zap.New(core)
+	a := start(t, o)
+	submit(t, a, "demo", webhook("ann", "CEO"))
+	take(t, calls, 2)
+	submit(t, a, "demo", webhook("ann", "CEO"))
+	submit(t, a, "demo", `{"remote_id":"bob"}`)
+	said := func() map[any]any {
+		reasons := make(map[any]any)
+		for _, line := range logs.FilterMessage("an event makes no call").All() {
+			reasons[line.ContextMap()["reason"]] = line.ContextMap()["tenant"]
+		}
+		return reasons
+	}
+	eventually(t, "two events to be ignored", func() bool { return len(said()) == 2 })
+	if d := cmp.Diff(map[any]any{"duplicate": "demo", "no_response": "demo"}, said()); d != "" {
+		t.Errorf("reasons (-want +got):\n%s", d)
+	}
+}
+
+// Of what the mapping leaves out, renames or replaces the metrics tell how much.
+func TestWhatTheMappingChangesIsCounted(t *testing.T) {
+	t.Parallel()
+	calls := make(chan string, 100)
+	a := start(t, dev(t.TempDir(), calls))
+	status, text := request(t, http.MethodPost, "http://"+a.PublicAddr().String()+"/v1/events/demo",
+		`{"id":"e1","completed_at":"2999-01-01T00:00:00Z","user":{"id":"ann"},"answers":[
+		{"question":"Size?","value":1,"belongs_to":"account"},{"question":"Sector?","value":1,"belongs_to":"account"},
+		{"question":" ","value":1},{"question":"Why?","value":1},{"question":"Why!","value":2}]}
+		`, "Content-Type", "application/json")
+	if status != http.StatusAccepted {
+		t.Fatalf("answered %d: %s", status, text)
+	}
+	take(t, calls, 1)
+	for _, want := range []string{`note="withheld",tenant="demo"} 2`, `note="unnamed",tenant="demo"} 1`, `note="name_collision",tenant="demo"} 1`, `note="future_timestamp",tenant="demo"} 1`} {
+		eventually(t, want, func() bool {
+			_, text := admin(t, a, "/metrics")
+			return strings.Contains(text, "refiner_source_mapping_notes_total{"+want)
+		})
+	}
+}
+
 // Invariant 9: whatever happens to an event, neither its answers nor an e-mail
 // nor a credential is logged or counted.
 func TestNoAnswerMailOrSecretInLogsOrMetrics(t *testing.T) {
@@ -275,6 +322,13 @@ func TestChangedTenantsFileIsInForceAndABrokenOneRefused(t *testing.T) {
 	a := start(t, o)
 	send := func(id string) int {
 		return submit(t, a, id, webhook("ann", "CEO"), "Authorization", "Bearer canary-token-"+id)
+	}
+	// A counter that begins at 1 would hide its first step from Prometheus.
+	_, text := admin(t, a, "/metrics")
+	for _, result := range []string{"applied", "refused"} {
+		if want := `refiner_source_config_reloads_total{result="` + result + `"} 0`; !strings.Contains(text, want) {
+			t.Errorf("/metrics has no %s from the start", want)
+		}
 	}
 	if got := send("beta"); got != http.StatusUnauthorized {
 		t.Fatalf("an unknown tenant was answered %d, want 401", got)

@@ -164,6 +164,13 @@ func TestPageFitsEveryScreen(t *testing.T) {
 	}
 	tab.wait(fmt.Sprintf("%s === %d", eventCount, len(showcase())+1))
 	show("busy")
+	// The longest answer takes a part of the screen, and can be read to its end.
+	feed.Observe(event("long", strings.Repeat("word ", 400)))
+	tab.wait(fmt.Sprintf("%s === %d", eventCount, len(showcase())+2))
+	const longest = `(() => { const v = document.querySelector("#feed [data-text=value]"); return [v.offsetHeight, v.scrollHeight]; })()`
+	if h := eval[[]int](tab, longest); h[0] > 300 || h[1] <= h[0] {
+		t.Errorf("a long answer takes %d of %d pixels, want at most 300", h[0], h[1])
+	}
 }
 
 // checkContrast holds every visible text to WCAG's 4.5 to 1.

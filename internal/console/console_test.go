@@ -268,6 +268,25 @@ func TestEmptyPageShowsTheCommandToTry(t *testing.T) {
 	diff(t, "command", text(pre[0]), command)
 }
 
+// On the page of an ingress nothing ever appears: it says where to look.
+func TestPageOfAProcessWithoutWorkerSaysWhereEventsAppear(t *testing.T) {
+	t.Parallel()
+	const elsewhere, soon = "on the live page of the worker", "Nothing has finished yet"
+	for _, c := range []struct {
+		lag         func() []console.PartitionLag
+		want, never string
+	}{
+		{nil, elsewhere, soon},
+		{func() []console.PartitionLag { return nil }, soon, elsewhere},
+	} {
+		w := httptest.NewRecorder()
+		newConsole(t, console.Options{Feed: console.NewFeed(0), Lag: c.lag}).ServeHTTP(w, httptest.NewRequest(http.MethodGet, "/", nil))
+		if page := w.Body.String(); !strings.Contains(page, c.want) || strings.Contains(page, c.never) {
+			t.Errorf("the page with a worker %v does not say %q alone", c.lag != nil, c.want)
+		}
+	}
+}
+
 func TestPageShowsTheLagOfEachPartition(t *testing.T) {
 	t.Parallel()
 	lag := func() []console.PartitionLag {

@@ -38,7 +38,11 @@ var fields = [...]field{
 		}
 	}},
 	{"tokens", false, func(v value, e *entry) { e.Tokens = secrets(v, e) }},
-	{"signing_secrets", false, func(v value, e *entry) { e.SigningSecrets = secrets(v, e) }},
+	{"signing_secrets", false, func(v value, e *entry) {
+		if all := secrets(v, e); !v.p.rulesAlone { // else they are not of a secret's form
+			e.SigningSecrets = all
+		}
+	}},
 	{"auth", false, func(v value, e *entry) {
 		s, ok := v.text()
 		e.NoAuth = s == "none"
@@ -68,12 +72,8 @@ var fields = [...]field{
 		}
 	}},
 	{"pair_gap", false, func(v value, e *entry) {
-		s, ok := v.text()
-		if !ok {
-			return
-		}
-		gap, err := time.ParseDuration(s)
-		if err != nil {
+		gap, err := time.ParseDuration(v.node.Value)
+		if err != nil || v.node.Tag != "!!str" {
 			v.fault("is no duration", "give a number and a unit, such as 500ms")
 		}
 		e.PairGap = gap

@@ -22,11 +22,23 @@ const (
 // ${ENV}, as os.LookupEnv does. The error wraps Faults, all of them at once,
 // unless the file cannot be read.
 func Load(path string, env func(string) (string, bool)) (*Registry, error) {
-	data, err := readBounded(path, MaxFileBytes)
-	if err != nil {
-		return nil, fmt.Errorf("read tenants file: %w", err)
-	}
-	return Parse(path, data, env)
+	return newParser(env).load(path)
+}
+
+// LoadForSenders is Load with one fault more: a tenant for whom nobody could send
+// (Registry.RequireCredentials).
+func LoadForSenders(path string, env func(string) (string, bool)) (*Registry, error) {
+	p := newParser(env)
+	p.forSenders = true
+	return p.load(path)
+}
+
+// LoadRules is Load for those who need the tenants' rules alone: no secret is
+// looked up or checked, and the result has none to use.
+func LoadRules(path string) (*Registry, error) {
+	p := newParser(nil)
+	p.rulesAlone = true
+	return p.load(path)
 }
 
 // Parse is Load for a file that was read already; name stands in the error.
@@ -37,9 +49,11 @@ func Parse(name string, data []byte, env func(string) (string, bool)) (*Registry
 
 // parser reads one tenants file. It goes on after a fault, so that all are told.
 type parser struct {
-	env    func(string) (string, bool)
-	fields map[string]field
-	faults Faults
+	forSenders bool // a tenant for whom nobody could send is a fault
+	rulesAlone bool // secrets are left alone
+	env        func(string) (string, bool)
+	fields     map[string]field
+	faults     Faults
 	// files are those that secrets were read from, as they were then.
 	files map[string]digest
 }
@@ -52,8 +66,17 @@ func newParser(env func(string) (string, bool)) *parser {
 	return p
 }
 
+func (p *parser) load(path string) (*Registry, error) {
+	data, err := readBounded(path, MaxFileBytes)
+	if err != nil {
+		return nil, fmt.Errorf("read tenants file: %w", err)
+	}
+	return p.registry(path, data)
+}
+
 func (p *parser) registry(name string, data []byte) (*Registry, error) {
-	r, faults := newRegistry(p.document(data), p.faults)
+	entries := p.document(data)
+	r, faults := newRegistry(entries, p.faults, p.forSenders)
 	if err := faults.err(); err != nil {
 		return nil, fmt.Errorf("%s: %w", name, err)
 	}

@@ -150,6 +150,8 @@ func TestEveryFaultHasItsLineAndRemedy(t *testing.T) {
 		"order_by unknown":             {"id: a\nwrite_key: k\norder_by: tenant", "order_by", 3, "user or account"},
 		"pairing unknown":              {"id: a\nwrite_key: k\npairing: loose", "pairing", 3, "strict or batch"},
 		"pairing empty":                {"id: a\nwrite_key: k\npairing: ''", "pairing", 3, "strict or batch"},
+		"pair gap without unit":        {"id: a\nwrite_key: k\npair_gap: 3", "pair_gap", 3, "500ms"},
+		"pair gap a list":              {"id: a\nwrite_key: k\npair_gap: [1s]", "pair_gap", 3, "500ms"},
 		"pair gap no duration":         {"id: a\nwrite_key: k\npair_gap: soon", "pair_gap", 3, "500ms"},
 		"pair gap negative":            {"id: a\nwrite_key: k\npair_gap: -1s", "pair_gap", 3, "0s"},
 		"pair gap too long":            {"id: a\nwrite_key: k\npair_gap: 31s", "pair_gap", 3, "30s"},
@@ -255,6 +257,57 @@ func TestAllFaultsAreToldAtOnceInTheOrderOfTheFile(t *testing.T) {
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("faults (-want +got):\n%s", diff)
+	}
+}
+
+func TestLoadForSendersTellsWhoCannotSendWithAllElse(t *testing.T) {
+	t.Parallel()
+	path := filepath.Join(t.TempDir(), "tenants.yaml")
+	if err := os.WriteFile(path, []byte(`tenants:
+  - {id: nobody, write_key: k, colour: red}
+  - {id: open, write_key: k, auth: none}
+  - {id: broken, write_key: k, tokens: none}
+  - {id: nobody, write_key: k}
+`), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	_, err := tenant.LoadForSenders(path, noEnv)
+	faults, _ := errors.AsType[tenant.Faults](err)
+	var got []string
+	for _, f := range faults {
+		got = append(got, fmt.Sprintf("%d %s", f.Line, f.Field))
+	}
+	want := []string{"2 tenants[0].colour", "2 tenants[0].tokens", "4 tenants[2].tokens", "5 tenants[3].tokens", "5 tenants[3].id"}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("faults (-want +got):\n%s", diff)
+	}
+}
+
+func TestLoadRulesNeedsNoSecret(t *testing.T) {
+	t.Parallel()
+	path := filepath.Join(t.TempDir(), "tenants.yaml")
+	if err := os.WriteFile(path, []byte(`tenants:
+  - id: acme
+    write_key: file:/no/such/file
+    tokens: ["${UNSET}", "canary"]
+    signing_secrets: ["${UNSET}"]
+    track: true
+`), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	r, err := tenant.LoadRules(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	acme, _ := r.Get("acme")
+	if !acme.Rules.Track || acme.HasToken("canary") {
+		t.Errorf("got rules %+v and the file's token %v, want the rules and no token", acme.Rules, acme.HasToken("canary"))
+	}
+	if err := os.WriteFile(path, []byte("tenants:\n  - {id: acme, write_key: 17, trak: true}\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if faults, _ := errors.AsType[tenant.Faults](func() error { _, err := tenant.LoadRules(path); return err }()); len(faults) != 2 {
+		t.Errorf("got faults %v, want those of the secret's type and the unknown key", faults)
 	}
 }
 

@@ -34,13 +34,14 @@ func NewRegistry(tenants ...Tenant) (*Registry, error) {
 	for i := range tenants {
 		entries[i] = entry{Tenant: tenants[i], index: i}
 	}
-	r, faults := newRegistry(entries, nil)
+	r, faults := newRegistry(entries, nil, false)
 	return r, faults.err()
 }
 
 // newRegistry takes over the entries, checks them, and adds what it finds to the
 // faults that are known already; of a key that has one, no other is told.
-func newRegistry(entries []entry, known Faults) (*Registry, Faults) {
+// forSenders makes a tenant for whom nobody could send a fault.
+func newRegistry(entries []entry, known Faults, forSenders bool) (*Registry, Faults) {
 	told := make(map[string]struct{}, len(known))
 	for _, f := range known {
 		told[f.Field] = struct{}{}
@@ -51,12 +52,16 @@ func newRegistry(entries []entry, known Faults) (*Registry, Faults) {
 		e := &entries[i]
 		e.Endpoint = strings.TrimRight(cmp.Or(e.Endpoint, DefaultEndpoint), "/")
 		e.Pairing = cmp.Or(e.Pairing, Strict)
-		e.check(func(key, problem, remedy string) {
+		tell := func(key, problem, remedy string) {
 			f := e.fault(key, problem, remedy)
 			if _, ok := told[f.Field]; !ok {
 				faults = append(faults, f)
 			}
-		})
+		}
+		e.check(tell)
+		if forSenders {
+			e.requireCredentials(tell)
+		}
 		if first, ok := r.byID[e.ID]; !ok {
 			r.byID[e.ID] = e
 			r.sorted = append(r.sorted, e)
@@ -124,12 +129,16 @@ func (r *Registry) Len() int { return len(r.sorted) }
 func (r *Registry) RequireCredentials() error {
 	var faults Faults
 	for _, e := range r.sorted {
-		if !e.HasCredentials() && !e.NoAuth {
-			faults = append(faults, e.fault("tokens", "are missing, so that nobody can send for this tenant",
-				"give tokens or signing_secrets; auth: none lets everybody send"))
-		}
+		e.requireCredentials(func(key, problem, remedy string) { faults = append(faults, e.fault(key, problem, remedy)) })
 	}
 	return faults.err()
+}
+
+func (e *entry) requireCredentials(fault report) {
+	if !e.HasCredentials() && !e.NoAuth {
+		fault("tokens", "are missing, so that nobody can send for this tenant",
+			"give tokens or signing_secrets; auth: none lets everybody send")
+	}
 }
 
 // defaults is a tenant that says nothing.

@@ -38,9 +38,9 @@ type event struct {
 	copied   bool // the same bytes came before
 	ignored  survey.Ignored
 	letter   *deadletter.Letter
-	withheld []attribution.TraitName // since the account is not known
-	taken    int                     // calls that were accepted before the step that is sent
-	first    time.Time               // when the first attempt began
+	notes    attribution.Notes // what was left out or renamed
+	taken    int               // calls that were accepted before the step that is sent
+	first    time.Time         // when the first attempt began
 	attempts int
 	failures int // alone, in a row
 	step     int // the last that was sent
@@ -101,7 +101,7 @@ func (w *Worker) decide(e *event, tenants *tenant.Registry) {
 		attribute = attribution.AttributeAndDigest
 	}
 	result, err := attribute(completion, &t.Rules, string(t.ID), e.accepted)
-	e.withheld = result.Notes.WithheldNoAccount
+	e.notes = result.Notes
 	if err != nil {
 		e.fault(deadletter.StageAttribute, err)
 		return

@@ -11,6 +11,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"go.uber.org/zap"
 
+	"refinersource/internal/attribution"
 	"refinersource/internal/delivery"
 	"refinersource/internal/queue"
 	"refinersource/internal/tenant"
@@ -19,6 +20,7 @@ import (
 // metrics are the worker's figures. Their names are public.
 type metrics struct {
 	finished    *prometheus.CounterVec
+	notes       *prometheus.CounterVec
 	attempts    *prometheus.CounterVec
 	delivery    prometheus.Histogram
 	endToEnd    prometheus.Histogram
@@ -36,6 +38,10 @@ func newMetrics(w *Worker, reg prometheus.Registerer, noTenant bool) *metrics {
 			Name: "refiner_source_events_finished_total",
 			Help: "Events that have their outcome: delivered, dead or ignored.",
 		}, []string{"tenant", "outcome"}),
+		notes: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "refiner_source_mapping_notes_total",
+			Help: "What the mapping left out, renamed or replaced: withheld, unnamed, name_collision, future_timestamp or unreadable_time.",
+		}, []string{"tenant", "note"}),
 		attempts: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "refiner_source_delivery_attempts_total",
 			Help: "Requests to receivers, by the class of the answer.",
@@ -73,7 +79,7 @@ func newMetrics(w *Worker, reg prometheus.Registerer, noTenant bool) *metrics {
 		Help: "Receipts that the log has not acknowledged yet; no commit passes their events.",
 	}, w.receiptsWaiting)
 	if reg != nil {
-		reg.MustRegister(m.finished, m.attempts, m.delivery, m.endToEnd, m.generations, m.lost, m.hosts, m.receipts, waiting, lagCollector{w})
+		reg.MustRegister(m.finished, m.notes, m.attempts, m.delivery, m.endToEnd, m.generations, m.lost, m.hosts, m.receipts, waiting, lagCollector{w})
 	}
 	return m
 }
@@ -90,10 +96,25 @@ func (m *metrics) attempted(a delivery.Attempt) {
 	m.delivery.Observe(a.Took.Seconds())
 }
 
-func (m *metrics) finishedEvent(f Finished) {
+func (m *metrics) finishedEvent(f Finished, n *attribution.Notes) {
 	m.finished.WithLabelValues(m.label(f.Tenant), string(f.Outcome)).Inc()
 	if f.Outcome == Delivered {
 		m.endToEnd.Observe(f.Finished.Sub(f.Accepted).Seconds())
+	}
+	m.note(f.Tenant, "withheld", len(n.WithheldNoAccount))
+	m.note(f.Tenant, "unnamed", n.Unnamed)
+	m.note(f.Tenant, "name_collision", n.NameCollisions)
+	if n.FutureTimestamp {
+		m.note(f.Tenant, "future_timestamp", 1)
+	}
+	if n.UnreadableTime {
+		m.note(f.Tenant, "unreadable_time", 1)
+	}
+}
+
+func (m *metrics) note(id tenant.ID, note string, n int) {
+	if n > 0 {
+		m.notes.WithLabelValues(m.label(id), note).Add(float64(n))
 	}
 }
 

@@ -128,7 +128,7 @@ func (r *receipts) fill(e *event, f *Finished) {
 		c.Digest, r.scratch = calls[i].Digest(r.scratch)
 		n.Calls = append(n.Calls, c)
 	}
-	for _, name := range e.withheld {
+	for _, name := range e.notes.WithheldNoAccount {
 		n.Withheld = append(n.Withheld, string(name))
 	}
 }
