@@ -13,6 +13,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"runtime"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -224,6 +225,9 @@ func New(o Options) (*Worker, error) {
 	w.metrics = newMetrics(w, o.Registerer, o.NoTenantMetrics)
 	o.Delivery.Notify, o.Delivery.NotifyHost = w.attempted, w.hostChanged
 	o.Delivery.Pace, o.Delivery.Gate = w.pace.wait, w.gate
+	if o.Delivery.Writers == 0 {
+		o.Delivery.Writers = runtime.GOMAXPROCS(0)
+	}
 	var err error
 	if w.deliverer, err = delivery.New(o.Delivery); err != nil {
 		return nil, err
