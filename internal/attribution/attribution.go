@@ -127,9 +127,10 @@ func attribute(c *survey.Completion, r *Rules, tenantID string, received time.Ti
 		return res, nil
 	}
 	res.Notes.UnreadableTime = c.UnreadableTime
-	user, account := r.claims(c, &res.Notes)
-	user = settle(user, &res.Notes)
-	account = settle(account, &res.Notes)
+	m := newMaker(c, r, tenantID)
+	defer m.close()
+	m.user, m.account = r.claims(c, &m.names, m.user, m.account, &res.Notes)
+	user, account := settle(m.user, &res.Notes), settle(m.account, &res.Notes)
 	if c.AccountID == "" {
 		for _, a := range account {
 			res.Notes.WithheldNoAccount = append(res.Notes.WithheldNoAccount, a.name)
@@ -139,8 +140,8 @@ func attribute(c *survey.Completion, r *Rules, tenantID string, received time.Ti
 
 	at, future := timestamp(c.Timestamp, received)
 	res.Notes.FutureTimestamp = future
-	m := newMaker(c, r, tenantID, at)
-	m.digests = digests
+	m.shared.Timestamp, m.digests = at, digests
+	m.calls = make([]Call, 0, 2)
 	m.add(Identify, nil, traits(user))
 	if c.AccountID != "" {
 		m.add(Group, nil, traits(account))

@@ -1,11 +1,13 @@
 package attribution
 
 import (
+	"crypto/sha1" // of UUIDs
 	"encoding/json/jsontext"
 	"fmt"
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/google/uuid"
@@ -89,14 +91,20 @@ type maker struct {
 	fault                *survey.Fault
 	digests              bool   // are wanted
 	scratch              []byte // after fill, the call's encoding
+	user, account        []claim
+	names                names
 }
 
-func newMaker(c *survey.Completion, r *Rules, tenantID string, timestamp time.Time) *maker {
-	m := &maker{tenant: tenantID, id: c.ID, revision: c.Revision, label: r.IDLabel, calls: make([]Call, 0, 2)}
+// makers keeps the memory of makers that are not in use.
+var makers = sync.Pool{New: func() any { return new(maker) }}
+
+// newMaker returns a maker; close gives it back.
+func newMaker(c *survey.Completion, r *Rules, tenantID string) *maker {
+	m := makers.Get().(*maker)
+	m.tenant, m.id, m.revision, m.label = tenantID, c.ID, c.Revision, r.IDLabel
 	m.shared = Call{
 		UserID:       c.UserID,
 		GroupID:      c.AccountID,
-		Timestamp:    timestamp,
 		Integrations: r.Integrations,
 		Library:      r.LibraryVersion,
 	}
@@ -105,6 +113,19 @@ func newMaker(c *survey.Completion, r *Rules, tenantID string, timestamp time.Ti
 	}
 	return m
 }
+
+func (m *maker) close() {
+	clear(m.user[:cap(m.user)])
+	clear(m.account[:cap(m.account)])
+	if cap(m.user)+cap(m.account) > maxKeptClaims || cap(m.scratch) > MaxCallBytes {
+		return // an event out of the common run
+	}
+	*m = maker{scratch: m.scratch[:0], user: m.user[:0], account: m.account[:0], names: m.names}
+	makers.Put(m)
+}
+
+// maxKeptClaims bounds the memory of a maker that is not in use.
+const maxKeptClaims = 256
 
 // add makes the call of one kind, or as many as Segment's limits ask for: each
 // has the traits in each and its share of the rest, in order.
@@ -182,7 +203,7 @@ func joined(each, share []Trait) []Trait {
 // same event of the same tenant, in all time. Nothing of what it is made of holds
 // a NUL, so that no two lists of them make one name.
 func (m *maker) messageID(kind Kind, part int) string {
-	name := m.scratch[:0]
+	name := append(m.scratch[:0], namespace[:]...)
 	for _, s := range [...]string{m.tenant, m.id, m.revision, kind.String()} {
 		name = append(append(name, s...), 0)
 	}
@@ -191,7 +212,10 @@ func (m *maker) messageID(kind Kind, part int) string {
 		name = append(append(name, 0), m.label...)
 	}
 	m.scratch = name
-	return uuid.NewSHA1(namespace, name).String()
+	sum := sha1.Sum(name)
+	id := uuid.UUID(sum[:16])
+	id[6], id[8] = id[6]&0x0f|0x50, id[8]&0x3f|0x80 // version 5 of RFC 9562
+	return id.String()
 }
 
 // trackProperties returns what each track call of a completion has, and the

@@ -36,23 +36,21 @@ type asked struct {
 	account            bool   // asked of the account, where both levels come together
 }
 
-// claims returns what the completion has for the user and for the account, in
+// claims appends what the completion has for the user and for the account, in
 // the order of the event. Attributes go nowhere without an account's id.
-func (r *Rules) claims(c *survey.Completion, notes *Notes) (user, account []claim) {
-	user = make([]claim, 0, len(c.Answers)+1)
+func (r *Rules) claims(c *survey.Completion, names *names, user, account []claim, notes *Notes) (_, _ []claim) {
 	if c.Email != "" {
 		email, _ := jsontext.AppendQuote(nil, c.Email) // its UTF-8 is valid
 		user = append(user, claim{name: TraitName(r.Prefix + "email"), value: email})
 	}
-	if c.AccountID != "" && len(c.AccountAttributes) > 0 {
-		account = make([]claim, 0, len(c.AccountAttributes)+len(c.Answers))
+	if c.AccountID != "" {
 		for i := range c.AccountAttributes {
 			a := &c.AccountAttributes[i]
 			if a.Value.Kind() == 'n' {
 				continue
 			}
 			if n, ok := r.naming(a.Name, ""); ok {
-				account = flatten(account, claim{name: r.name(n), naming: n, asked: asked{property: a.Name}, value: a.Value}, notes)
+				account = flatten(account, claim{name: names.of(r, n), naming: n, asked: asked{property: a.Name}, value: a.Value}, notes)
 			} else {
 				notes.Unnamed++
 			}
@@ -66,7 +64,7 @@ func (r *Rules) claims(c *survey.Completion, notes *Notes) (user, account []clai
 			notes.Unnamed++
 			continue
 		}
-		given := claim{name: r.name(n), naming: n, asked: asked{property: a.Property, question: a.Question}, value: a.Value, kind: answered}
+		given := claim{name: names.of(r, n), naming: n, asked: asked{property: a.Property, question: a.Question}, value: a.Value, kind: answered}
 		if owners.of(a, given.name) == survey.LevelAccount {
 			account = flatten(account, given, notes)
 		} else {

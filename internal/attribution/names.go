@@ -64,6 +64,45 @@ func (r *Rules) naming(property, question string) (naming, bool) {
 	}
 }
 
+// names remembers names that were made, so that a name which comes with every event
+// is made once. Its memory is bounded: when it is full it forgets all. The zero value
+// is ready. Not safe for concurrent use.
+type names struct {
+	made map[nameKey]TraitName
+}
+
+// nameKey is all that a name depends on.
+type nameKey struct {
+	naming
+
+	prefix string
+}
+
+// Bounds of names: of how many are remembered, and of their sources.
+const (
+	maxNames       = 512
+	maxSourceBytes = 256
+)
+
+func (m *names) of(r *Rules, n naming) TraitName {
+	if len(n.source) > maxSourceBytes {
+		return r.name(n)
+	}
+	if name, ok := m.made[nameKey{n, r.Prefix}]; ok {
+		return name
+	}
+	if m.made == nil {
+		m.made = make(map[nameKey]TraitName)
+	}
+	if len(m.made) >= maxNames {
+		clear(m.made)
+	}
+	n.source = strings.Clone(n.source) // it may be part of an event
+	name := r.name(n)
+	m.made[nameKey{n, r.Prefix}] = name
+	return name
+}
+
 // name is docs/mapping.md, Names.
 func (r *Rules) name(n naming) TraitName {
 	body := part(n.source)

@@ -9,15 +9,15 @@ import (
 // owners decides to whom an answer belongs.
 type owners struct {
 	rules     *Rules
-	ofAccount nameSet // what the account has as an attribute
-	ofUser    nameSet // what the user has as an attribute
+	ofAccount nameSet[survey.Attribute] // what the account has as an attribute
+	ofUser    nameSet[string]           // what the user has as an attribute
 }
 
 func newOwners(r *Rules, c *survey.Completion) owners {
 	return owners{
 		rules:     r,
-		ofAccount: newNameSet(len(c.AccountAttributes), func(i int) string { return c.AccountAttributes[i].Name }),
-		ofUser:    newNameSet(len(c.UserAttributes), func(i int) string { return c.UserAttributes[i] }),
+		ofAccount: newNameSet(c.AccountAttributes, func(a *survey.Attribute) string { return a.Name }),
+		ofUser:    newNameSet(c.UserAttributes, func(name *string) string { return *name }),
 	}
 }
 
@@ -53,33 +53,34 @@ func listed(properties map[string]struct{}, a *survey.Answer, body string) bool 
 	return false
 }
 
-// nameSet is a set of names: a few are compared one by one, many are hashed.
-type nameSet struct {
-	len  int
-	name func(int) string
+// nameSet is the names of some things: a few are compared one by one, many are
+// hashed.
+type nameSet[T any] struct {
+	all  []T
+	name func(*T) string
 	many map[string]struct{}
 }
 
 const fewNames = 32
 
-func newNameSet(n int, name func(int) string) nameSet {
-	s := nameSet{len: n, name: name}
-	if n > fewNames {
-		s.many = make(map[string]struct{}, n)
-		for i := range n {
-			s.many[name(i)] = struct{}{}
+func newNameSet[T any](all []T, name func(*T) string) nameSet[T] {
+	s := nameSet[T]{all: all, name: name}
+	if len(all) > fewNames {
+		s.many = make(map[string]struct{}, len(all))
+		for i := range all {
+			s.many[name(&all[i])] = struct{}{}
 		}
 	}
 	return s
 }
 
-func (s *nameSet) has(name string) bool {
+func (s *nameSet[T]) has(name string) bool {
 	if s.many != nil {
 		_, ok := s.many[name]
 		return ok
 	}
-	for i := range s.len {
-		if s.name(i) == name {
+	for i := range s.all {
+		if s.name(&s.all[i]) == name {
 			return true
 		}
 	}

@@ -11,20 +11,16 @@ import (
 // attempt makes one attempt at a request when all its waits are over, and
 // returns what Notify is to be told of it; or it ends the call.
 func (c *call) attempt(ctx context.Context, r *request) *Attempt {
-	t, p := c.admit(ctx, r)
+	t, began, took := c.send(ctx, r)
 	if t == nil {
 		return nil
 	}
-	began := time.Now()
 	if r.attempts == 0 {
 		r.began = began
 	}
 	if c.began.IsZero() {
 		c.began = began
 	}
-	r.last = c.d.o.Sender.Send(ctx, segment.Target{Endpoint: t.Endpoint, WriteKey: t.WriteKey, StrictBody: t.StrictBody}, r.calls)
-	took := time.Since(began)
-	c.d.state.record(c.tenant, p, len(r.parts), r.last, took)
 
 	r.attempts++
 	r.tries++
@@ -49,18 +45,53 @@ func (c *call) attempt(ctx context.Context, r *request) *Attempt {
 	return &Attempt{Tenant: t.ID, Calls: len(r.calls), Number: r.attempts, Took: took, Result: r.last}
 }
 
+// send makes one attempt, by itself or together with others of the tenant, and
+// returns the tenant, and when it began and how long it took; or it ends the call and
+// returns nil. A refusal of what travelled together says nothing of its parts: then
+// this one travels alone.
+func (c *call) send(ctx context.Context, r *request) (t *tenant.Tenant, began time.Time, took time.Duration) {
+	for {
+		t, p := c.admit(ctx, r)
+		if t == nil {
+			return nil, began, took
+		}
+		trip := p.trip
+		if !p.joined {
+			trip.began = time.Now()
+			trip.result = c.d.o.Sender.Send(ctx, segment.Target{
+				Endpoint: t.Endpoint, WriteKey: t.WriteKey, StrictBody: t.StrictBody, Written: p.written,
+			}, trip.calls)
+			trip.took = time.Since(trip.began)
+			trip.made = true
+			close(trip.over)
+		}
+		r.last = trip.result
+		c.d.state.record(c.tenant, p, len(r.parts), r.last, trip.took)
+		if trip.requests == 1 || r.last.Class == segment.Accepted || r.last.Class == segment.Canceled || waits(r.last.Class) {
+			return t, trip.began, trip.took
+		}
+		r.alone = true
+		for _, i := range r.parts {
+			c.reports[i].Attempts++
+		}
+	}
+}
+
 // pass lets an attempt start; it is given back with the attempt's result, or
 // without.
 type pass struct {
-	slot  *slot
-	probe *probe
-	turn  func() // ends it; nil where there is none
+	slot    *slot
+	probe   *probe
+	turn    func() // ends it; nil where there is none
+	written func() // tells that the request is; nil where that is not asked
+	trip    *trip  // on which it travels
+	joined  bool   // another sends for it
 }
 
 // admit waits until an attempt may start, and returns the tenant as it is then;
 // or it ends the call and returns nil. In this order: what the receiver asked
-// for, the host, the pace, a turn if it catches up, a slot, the gate. What may have changed during a wait
-// is looked at again after it.
+// for, the host, the pace, a turn if it catches up, a slot, a processor to write it, the gate. What may have
+// changed during a wait is looked at again after it. Who joins a trip waits until it is over instead.
 func (c *call) admit(ctx context.Context, r *request) (*tenant.Tenant, pass) {
 	for {
 		var p pass
@@ -92,15 +123,25 @@ func (c *call) admit(ctx context.Context, r *request) (*tenant.Tenant, pass) {
 			if err = c.d.o.Pace(ctx, t, len(r.calls), c.o.CatchUp); err == nil && c.o.CatchUp && !c.o.Probe {
 				p.turn, err = c.d.turns.take(ctx, len(r.calls))
 			}
-			if err == nil {
+			if err == nil && p.probe == nil && !c.o.Probe && !r.alone && r.attempts == 0 {
+				if p.trip, p.joined = c.d.together.join(ctx, c.tenant, r.calls); p.joined && p.trip.made {
+					return c.to(), p
+				}
+			}
+			if err == nil && !p.joined {
 				p.slot, err = c.d.state.acquire(ctx, c.tenant)
 			}
-			if err == nil && !changed() && !c.d.state.hasChanged(c.tenant, p) {
+			if err == nil && !p.joined {
+				p.written, err = c.d.together.write(ctx)
+			}
+			if err == nil && !p.joined && !changed() && !c.d.state.hasChanged(c.tenant, p) {
 				if err = c.d.o.Gate(ctx); err == nil && !changed() {
+					p.trip = c.d.together.begin(c.tenant, p.trip, r.calls)
 					return c.to(), p
 				}
 			}
 		}
+		c.d.together.cancel(c.tenant, p)
 		c.d.state.giveBack(p)
 		if err != nil {
 			c.cancel()

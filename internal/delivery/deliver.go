@@ -84,6 +84,7 @@ type call struct {
 	verdict  Verdict
 	began    time.Time // the first attempt
 
+	requests     int
 	refusedAlone int // parts
 	failedInRow  int // requests of a bisection
 }
@@ -92,6 +93,7 @@ type call struct {
 type request struct {
 	parts         []int // indexes
 	calls         []attribution.Call
+	alone         bool // not together with others of the tenant
 	attempts      int
 	tries         int // the attempts that count for the budget
 	suspicious    int // failures for which one event may be the cause
@@ -101,8 +103,11 @@ type request struct {
 	last          segment.Result
 }
 
+// newRequest makes a request; only the first one of a call travels with others.
 func (c *call) newRequest(parts []int) *request {
-	return &request{parts: parts, calls: c.flatten(parts)}
+	r := &request{parts: parts, calls: c.flatten(parts), alone: c.requests > 0}
+	c.requests++
+	return r
 }
 
 // deliver brings parts to their outcome, or ends the call.

@@ -61,6 +61,9 @@ type Options struct {
 	// that live traffic goes first; a request counts as 16 more. By default 64 for each
 	// processor.
 	TurnCalls int
+	// Writers bounds the requests that are being encoded and written, so that under
+	// load those of one tenant travel together; 0 does not bound them.
+	Writers int
 	// MinHostFailures is how many tenants of one host must fail, and be more than
 	// half of its active ones, for the host's breaker to open.
 	MinHostFailures int
@@ -90,8 +93,8 @@ func (o Options) Validate() error {
 	if o.MinBackoff < 0 || o.MaxBackoff < 0 || o.LaneBudget < 0 {
 		errs = append(errs, errors.New("delivery: MinBackoff, MaxBackoff and LaneBudget must not be negative"))
 	}
-	if o.Slots < 0 || o.SlowSlots < 0 || o.TurnCalls < 0 || o.LaneAttempts < 0 || o.MinHostFailures < 0 {
-		errs = append(errs, errors.New("delivery: Slots, SlowSlots, TurnCalls, LaneAttempts and MinHostFailures must not be negative"))
+	if o.Slots < 0 || o.SlowSlots < 0 || o.Writers < 0 || o.TurnCalls < 0 || o.LaneAttempts < 0 || o.MinHostFailures < 0 {
+		errs = append(errs, errors.New("delivery: Slots, SlowSlots, Writers, TurnCalls, LaneAttempts and MinHostFailures must not be negative"))
 	}
 	return errors.Join(errs...)
 }
@@ -233,9 +236,10 @@ type Source func() *tenant.Tenant
 
 // Deliverer delivers. It is safe for concurrent use.
 type Deliverer struct {
-	o     Options
-	state *state
-	turns turns
+	o        Options
+	state    *state
+	turns    turns
+	together *together
 }
 
 // New returns a Deliverer.
@@ -244,5 +248,5 @@ func New(o Options) (*Deliverer, error) {
 		return nil, err
 	}
 	o = o.withDefaults()
-	return &Deliverer{o: o, state: newState(o), turns: newTurns(o.TurnCalls)}, nil
+	return &Deliverer{o: o, state: newState(o), turns: newTurns(o.TurnCalls), together: newTogether(o.Writers)}, nil
 }

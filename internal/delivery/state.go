@@ -130,7 +130,7 @@ func (s *state) setEndpoint(t *tenantState, endpoint string) {
 
 // record takes in the result of an attempt and takes back its pass.
 func (s *state) record(t *tenantState, p pass, parts int, r segment.Result, took time.Duration) {
-	p.endTurn()
+	p.end()
 	s.mu.Lock()
 	defer s.unlock()
 	now := time.Now()
@@ -172,15 +172,19 @@ func causeOf(c segment.Class) Cause {
 	}
 }
 
-func (p *pass) endTurn() {
+// end ends what an attempt takes of others' processors.
+func (p *pass) end() {
 	if p.turn != nil {
 		p.turn()
+	}
+	if p.written != nil {
+		p.written()
 	}
 }
 
 // giveBack takes back a pass whose attempt was not made.
 func (s *state) giveBack(p pass) {
-	p.endTurn()
+	p.end()
 	s.mu.Lock()
 	defer s.unlock()
 	s.release(p.slot)

@@ -136,6 +136,8 @@ type Partition[T any] struct {
 	behind      int
 	behindBytes int
 	open        int // requests in flight
+	// spare are the empty queues of keys that are gone, for others to use.
+	spare []*fifo[*Item[T]]
 
 	next     Offset // one past the last event that was added or skipped, or does not exist
 	begun    Offset // one past the last event handed out
@@ -178,6 +180,9 @@ type queue[T any] struct {
 	since     time.Time
 	cause     Cause
 }
+
+// maxSpare bounds the queues that are kept for use.
+const maxSpare = 1024
 
 // New returns a partition whose commit point is start.
 func New[T any](limits Limits, start Offset) *Partition[T] {
@@ -249,7 +254,11 @@ func (p *Partition[T]) enqueue(q *queue[T], it *Item[T]) {
 	q.items++
 	items := q.keys[it.Key]
 	if items == nil {
-		items = new(fifo[*Item[T]])
+		if n := len(p.spare); n > 0 {
+			items, p.spare = p.spare[n-1], p.spare[:n-1]
+		} else {
+			items = new(fifo[*Item[T]])
+		}
 		q.keys[it.Key] = items
 	}
 	items.push(it)
@@ -296,6 +305,7 @@ func (p *Partition[T]) fill(q *queue[T]) Request[T] {
 		q.probes++
 		return r
 	}
+	r.Parts = make([]Part[T], 0, min(len(q.heads), p.limits.RequestCalls))
 	var used Cost
 	var aside []*Item[T]
 	for len(q.heads) > 0 {
@@ -389,6 +399,9 @@ func (p *Partition[T]) finish(q *queue[T], it *Item[T]) {
 		q.heads.push(items.first())
 	} else {
 		delete(q.keys, it.Key)
+		if len(p.spare) < maxSpare {
+			p.spare = append(p.spare, items)
+		}
 	}
 }
 

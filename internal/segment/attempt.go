@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"net/http/httptrace"
 	"sync/atomic"
 	"time"
 
@@ -31,7 +32,8 @@ var errIncomplete = errors.New("request does not carry the whole batch")
 type attempt struct {
 	transport http.RoundTripper
 	timeout   time.Duration
-	strict    bool // the body of a 2xx answer is read too
+	strict    bool   // the body of a 2xx answer is read too
+	told      func() // Target.Written
 
 	requests  atomic.Int32
 	delivered atomic.Int32 // calls that analytics-go reports as sent
@@ -54,6 +56,13 @@ func (a *attempt) enqueue(client analytics.Client, calls []attribution.Call) {
 	}
 }
 
+// tell calls Target.Written, if it was not called yet or is not to be called at all.
+func (a *attempt) tell() {
+	if a.told != nil {
+		a.told()
+	}
+}
+
 // Success counts a call that was sent.
 func (a *attempt) Success(analytics.Message) { a.delivered.Add(1) }
 
@@ -72,6 +81,11 @@ func (a *attempt) roundTrip(ctx context.Context, r *http.Request) (*http.Respons
 	deadline, cancel := context.WithTimeout(ctx, a.timeout)
 	defer cancel()
 	var written atomic.Bool
+	if a.told != nil {
+		deadline = httptrace.WithClientTrace(deadline, &httptrace.ClientTrace{
+			WroteRequest: func(httptrace.WroteRequestInfo) { a.told() },
+		})
+	}
 	res, err := a.transport.RoundTrip(outgoing(deadline, r, &written))
 	if err != nil {
 		a.result = failure(ctx, err, written.Load())

@@ -85,8 +85,8 @@ func traits(c *attribution.Call) map[string]any {
 		return nil
 	}
 	t := make(map[string]any, len(c.Traits))
-	for _, trait := range c.Traits {
-		t[string(trait.Name)] = trait.Value
+	for i := range c.Traits {
+		t[string(c.Traits[i].Name)] = &c.Traits[i].Value
 	}
 	return t
 }

@@ -95,6 +95,9 @@ type Target struct {
 	// Refused. A body that is no JSON, is over 8 KiB or breaks off says nothing: the
 	// status is the contract.
 	StrictBody bool
+	// Written is called when the request has been written, or cannot be; nil is not
+	// called. It must not block.
+	Written func()
 }
 
 // check reports why the target cannot be used. Without a check an empty
@@ -193,7 +196,8 @@ func (c *Client) Send(ctx context.Context, to Target, calls []attribution.Call) 
 	if err := checkBatch(calls); err != nil {
 		return Result{Class: Invalid, Err: fmt.Errorf("check batch: %w", err)}
 	}
-	a := &attempt{transport: c.transport, timeout: c.timeout, strict: to.StrictBody}
+	a := &attempt{transport: c.transport, timeout: c.timeout, strict: to.StrictBody, told: to.Written}
+	defer a.tell()
 	client, err := analytics.NewWithConfig(to.WriteKey.Reveal(), analytics.Config{
 		Endpoint:   to.Endpoint,
 		BatchSize:  len(calls),

@@ -63,7 +63,7 @@ func (w *world) newMember(number int) (*member, error) {
 	jitter := &lockedRandom{random: w.plan.random(streamJitter, number)}
 	o := worker.Options{
 		Log: m.log, Topics: w.topics, Group: group, Tenants: w.tenants.Load,
-		Delivery: delivery.Options{Sender: s, Rand: jitter.Float64, TurnCalls: 64},
+		Delivery: delivery.Options{Sender: s, Rand: jitter.Float64, TurnCalls: 64, Writers: 2},
 		Receipts: true,
 		Letters:  deadletter.NewWriter(m.letters, w.topics.Dead()),
 		Limits:   w.plan.limits,

@@ -4,6 +4,7 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"strings"
+	"unsafe"
 )
 
 // MaxDepth is how deep an event may nest objects and arrays; itself is the first.
@@ -19,10 +20,13 @@ const MaxAccountID = 500
 //
 // Field names are case-sensitive and unknown fields are skipped. Where a field
 // stands twice the last one counts, but for identity (AmbiguousIdentity).
+//
+// The Completion's strings and values are parts of raw, which must not be changed as
+// long as they are used.
 func Decode(source Source, raw []byte) (Completion, error) {
 	d := newDecoder(raw)
-	d.text = string(raw)
-	d.values = make([]byte, 0, len(raw)/4) // most of an event is not answers
+	defer d.close()
+	d.text = unsafe.String(unsafe.SliceData(raw), len(raw)) // raw is not changed
 	return d.decode(source, raw)
 }
 
@@ -30,6 +34,7 @@ func Decode(source Source, raw []byte) (Completion, error) {
 // Decode, and the Head holds what is known nevertheless, at least the EventID.
 func Peek(source Source, raw []byte) (Head, error) {
 	d := newDecoder(raw)
+	defer d.close()
 	d.peek = true
 	c, err := d.decode(source, raw)
 	return Head{

@@ -7,26 +7,41 @@ import (
 	"io"
 	"strconv"
 	"strings"
+	"sync"
 )
 
 // decoder reads one event in one pass. After the first fault it reads no
 // further: more reports false and read returns nothing, so that every loop ends.
 type decoder struct {
 	raw  []byte
+	in   bytes.Buffer
 	json *jsontext.Decoder
-	// text is a copy of the event; the strings of a completion are parts of it.
-	// Where it is empty, each string is a copy of its own.
+	// text is the event as a string that shares its memory; the strings of a
+	// completion are parts of it. Where it is empty, each string is a copy of its own.
 	text string
-	// values is what the values of a completion are parts of.
+	// values is what those values of a completion are parts of that cannot be parts of
+	// the event.
 	values []byte
 	// peek tells to keep no answers and no attributes.
 	peek  bool
 	fault *Fault
 }
 
+// decoders keeps the memory of decoders that are not in use.
+var decoders = sync.Pool{New: func() any { return &decoder{json: new(jsontext.Decoder)} }}
+
+// newDecoder returns a decoder for one event; close gives it back.
 func newDecoder(raw []byte) *decoder {
-	return &decoder{raw: raw, json: jsontext.NewDecoder(bytes.NewBuffer(raw),
-		jsontext.AllowDuplicateNames(true), jsontext.AllowInvalidUTF8(true))}
+	d := decoders.Get().(*decoder)
+	d.raw, d.in = raw, *bytes.NewBuffer(raw)
+	d.json.Reset(&d.in, jsontext.AllowDuplicateNames(true), jsontext.AllowInvalidUTF8(true))
+	return d
+}
+
+func (d *decoder) close() {
+	*d = decoder{json: d.json}
+	d.json.Reset(&d.in)
+	decoders.Put(d)
 }
 
 // undecodable ends the decoding.
@@ -104,7 +119,9 @@ func (d *decoder) skip() {
 // reading it once more as a whole, so that it does not depend on what was
 // skipped. The library's own text may show a piece of an answer and is not used.
 func (d *decoder) syntax() {
-	_, err := newDecoder(d.raw).json.ReadValue()
+	again := newDecoder(d.raw)
+	defer again.close()
+	_, err := again.json.ReadValue()
 	e, ok := errors.AsType[*jsontext.SyntacticError](err)
 	switch {
 	case errors.Is(err, io.EOF):
@@ -239,6 +256,9 @@ func (d *decoder) attributes() []Attribute {
 	}
 	var attributes []Attribute
 	for d.object(""); d.more(); {
+		if attributes == nil {
+			attributes = make([]Attribute, 0, 8)
+		}
 		name := d.property()
 		attributes = append(attributes, Attribute{name, d.keep(d.read())})
 	}
@@ -253,6 +273,9 @@ func (d *decoder) attributeNames() []string {
 	}
 	var names []string
 	for d.object(""); d.more(); {
+		if names == nil {
+			names = make([]string, 0, 8)
+		}
 		names = append(names, d.property())
 		d.skip()
 	}
@@ -286,14 +309,18 @@ func (d *decoder) answer() (jsontext.Value, bool) {
 	}
 	v := d.keep(raw)
 	if none := IsNone(v); none || d.peek {
-		d.values = d.values[:len(d.values)-len(v)]
 		return nil, !none
 	}
 	return v, true
 }
 
-// keep copies a value that was just read, cleaned.
+// keep returns a value that was just read, cleaned: as it stands in the event, if it
+// is clean there, and else as a copy.
 func (d *decoder) keep(raw jsontext.Value) jsontext.Value {
+	if isClean(raw) {
+		end := int(d.json.InputOffset())
+		return jsontext.Value(d.raw[end-len(raw) : end : end])
+	}
 	start := len(d.values)
 	d.values = appendClean(d.values, raw)
 	return jsontext.Value(d.values[start:len(d.values):len(d.values)])

@@ -95,8 +95,8 @@ type Attribute struct {
 }
 
 // Completion is a decoded event: our unit of work. Strings are trimmed, and
-// they and the values are free of NUL and of invalid UTF-8. It holds no
-// reference to the raw bytes.
+// they and the values are free of NUL and of invalid UTF-8. They are parts of the
+// raw bytes, but for the ID.
 type Completion struct {
 	// ID is the response's uuid or the canonical event's id; where that is
 	// missing, "sha256:" and the SHA-256 of the raw bytes in hex.

@@ -32,6 +32,26 @@ func appendClean(dst []byte, v jsontext.Value) []byte {
 	return dst
 }
 
+// isClean reports whether appendClean would append a valid JSON value as it is.
+func isClean(v []byte) bool {
+	inString, ascii := false, true
+	for _, c := range v {
+		switch {
+		case c == '"':
+			inString = !inString
+		case c == '\\':
+			return false
+		case c <= ' ':
+			if !inString {
+				return false
+			}
+		case c >= utf8.RuneSelf:
+			ascii = false
+		}
+	}
+	return ascii || utf8.Valid(v)
+}
+
 // stringLen is the length of the JSON string, quotes included, that v begins with.
 func stringLen(v []byte) int {
 	for i := 1; i < len(v); i++ {

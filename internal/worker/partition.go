@@ -18,6 +18,10 @@ import (
 // when it holds up a full window.
 const slowAfter = time.Second
 
+// fetchPart is the part of a window, one in so many, that a fetch asks for. Its events
+// take some four times as much.
+const fetchPart = 8
+
 // partition drives one partition's lanes. One goroutine owns the state machine;
 // one fetches and decides, one reads again for lanes that are behind, each request
 // in flight has one of its own, and all have ended when run returns.
@@ -26,6 +30,7 @@ type partition struct {
 	id         int
 	partitions int // of the topic
 	start      queue.Assignment
+	limits     lane.Limits
 	log        *zap.Logger
 	status     *status
 	lanes      *lane.Partition[*event]
@@ -65,7 +70,7 @@ type release struct {
 	item *lane.Item[*event]
 }
 
-func newPartition(w *Worker, a queue.Assignment, partitions int) *partition {
+func newPartition(w *Worker, a queue.Assignment, limits lane.Limits, partitions int) *partition {
 	replay := w.replayOf(a.Partition)
 	if replay != nil && !a.Committed {
 		a.Offset = max(a.Start, replay.span.From)
@@ -76,9 +81,10 @@ func newPartition(w *Worker, a queue.Assignment, partitions int) *partition {
 		id:         a.Partition,
 		partitions: partitions,
 		start:      a,
+		limits:     limits,
 		log:        w.log.With(zap.Int("partition", a.Partition)),
 		status:     newStatus(),
-		lanes:      lane.New[*event](w.o.Limits, lane.Offset(a.Offset)),
+		lanes:      lane.New[*event](limits, lane.Offset(a.Offset)),
 		asks:       make(chan chan<- commitState),
 		ended:      make(chan struct{}),
 		flights:    make(map[string]time.Time),
@@ -87,7 +93,7 @@ func newPartition(w *Worker, a queue.Assignment, partitions int) *partition {
 		ages:       make(map[string]time.Time),
 	}
 	if w.o.Receipts {
-		p.receipts = newReceipts(w, a.Partition, p.log, p.status)
+		p.receipts = newReceipts(w, a.Partition, limits.WindowBytes, p.log, p.status)
 	}
 	p.skips.Store(new(map[string]struct{}))
 	p.status.committed.Store(int64(a.Offset))
@@ -363,7 +369,8 @@ func (p *partition) fetch(ctx context.Context, out chan<- fetched) {
 			return
 		}
 	}
-	r := p.w.o.Log.Reader(topic, p.id, p.start.Offset, queue.ReaderOptions{})
+	// What is fetched waits beside the window until that has room.
+	r := p.w.o.Log.Reader(topic, p.id, p.start.Offset, queue.ReaderOptions{MaxBytes: min(queue.DefaultMaxBytes, p.limits.WindowBytes/fetchPart)})
 	for ctx.Err() == nil {
 		before := r.Offset()
 		b, err := r.Next(ctx)

@@ -15,7 +15,8 @@ import (
 )
 
 const (
-	// bundleBytes is how much of receipts is written without waiting for a commit.
+	// bundleBytes is how much of receipts is written without waiting for a commit, if
+	// that is not more than half of what may wait.
 	bundleBytes = 256 << 10
 	// minReceiptBytes is the least that a partition's receipts may take before events
 	// wait; beyond it, it is a part of the window.
@@ -34,6 +35,7 @@ type receipts struct {
 	log       *zap.Logger
 	status    *status
 	limit     int64 // bytes that wait
+	bundle    int   // bytes that are written without waiting for a commit
 
 	wake, room chan struct{}
 	waiting    atomic.Int64 // bytes that the log has not acknowledged
@@ -53,10 +55,11 @@ type receipts struct {
 	scratch []byte
 }
 
-func newReceipts(w *Worker, partition int, log *zap.Logger, s *status) *receipts {
+func newReceipts(w *Worker, partition, windowBytes int, log *zap.Logger, s *status) *receipts {
+	limit := max(minReceiptBytes, windowBytes/receiptsPart)
 	return &receipts{
 		w: w, partition: partition, log: log, status: s,
-		limit: int64(max(minReceiptBytes, w.o.Limits.WindowBytes/receiptsPart)),
+		limit: int64(limit), bundle: min(bundleBytes, limit/2),
 		wake:  make(chan struct{}, 1), room: make(chan struct{}, 1),
 		open: new(queue.Bundle), named: make(map[tenant.ID]string),
 		record: queue.Record{Headers: []queue.Header{{Key: queue.HeaderTenant}, {Key: queue.HeaderEventID}}},
@@ -88,7 +91,7 @@ func (r *receipts) add(e *event, f *Finished) {
 	rec.Key = nil
 	r.waiting.Add(int64(after - before))
 	r.status.receipts.Add(1)
-	if after >= bundleBytes {
+	if after >= r.bundle {
 		signal(r.wake)
 	}
 }

@@ -13,6 +13,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"runtime"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -40,6 +41,12 @@ const (
 	// accepts others of the tenant, before the event is given up.
 	DefaultEventBudget = 2 * time.Minute
 )
+
+// DefaultMemory is what the windows of all partitions of a worker may take together.
+const DefaultMemory = 32 << 20
+
+// minWindowBytes is what the window of a partition may take however many there are.
+const minWindowBytes = 256 << 10
 
 // DefaultLimits bound a partition: 450 kB and 2,000 calls a request, below
 // Segment's 500 kB and 2,500; a window of 4,096 events and 8 MiB; of a lane that
@@ -75,6 +82,10 @@ type Options struct {
 	// Limits bound each partition; the zero value is DefaultLimits. Without
 	// BehindEvents it is an eighth of the window.
 	Limits lane.Limits
+	// Memory bounds what the windows of all partitions take together, in bytes: each
+	// has an equal share, if that is less than its limit. 0 is DefaultMemory. Events of
+	// lanes that are behind take as much again.
+	Memory int
 	// CommitInterval is the time between two commits while there is progress;
 	// at most a second.
 	CommitInterval time.Duration
@@ -129,8 +140,8 @@ func (o Options) Validate() error {
 	if session := o.GroupOptions.SessionTimeout; session != 0 && o.RequestTimeout > session/2 {
 		errs = append(errs, fmt.Errorf("worker: RequestTimeout is %v; give at most half of the session timeout %v", o.RequestTimeout, session))
 	}
-	if o.RequestTimeout < 0 || o.EventBudget < 0 || o.AcceptPartitions < 0 {
-		errs = append(errs, errors.New("worker: RequestTimeout, EventBudget and AcceptPartitions must not be negative"))
+	if o.RequestTimeout < 0 || o.EventBudget < 0 || o.AcceptPartitions < 0 || o.Memory < 0 {
+		errs = append(errs, errors.New("worker: RequestTimeout, EventBudget, AcceptPartitions and Memory must not be negative"))
 	}
 	if o.LagInterval < 0 {
 		errs = append(errs, fmt.Errorf("worker: LagInterval is %v; give a positive one", o.LagInterval))
@@ -196,6 +207,9 @@ func New(o Options) (*Worker, error) {
 	if o.Limits.BehindEvents == 0 {
 		o.Limits.BehindEvents = max(1, o.Limits.WindowEvents/8)
 	}
+	if o.Memory == 0 {
+		o.Memory = DefaultMemory
+	}
 	if o.CommitInterval == 0 {
 		o.CommitInterval = DefaultCommitInterval
 	}
@@ -224,6 +238,9 @@ func New(o Options) (*Worker, error) {
 	w.metrics = newMetrics(w, o.Registerer, o.NoTenantMetrics)
 	o.Delivery.Notify, o.Delivery.NotifyHost = w.attempted, w.hostChanged
 	o.Delivery.Pace, o.Delivery.Gate = w.pace.wait, w.gate
+	if o.Delivery.Writers == 0 {
+		o.Delivery.Writers = runtime.GOMAXPROCS(0)
+	}
 	var err error
 	if w.deliverer, err = delivery.New(o.Delivery); err != nil {
 		return nil, err
@@ -312,8 +329,10 @@ func (w *Worker) generation(ctx context.Context, g *queue.Generation) {
 	held := &lease{good: min(leaseTime, w.sessionTimeout()-w.o.RequestTimeout)}
 	w.lease.Store(held)
 	commits := newCommitter(g, w.o.CommitInterval, held, w.log)
+	limits := w.o.Limits
+	limits.WindowBytes = min(limits.WindowBytes, max(minWindowBytes, w.o.Memory/max(1, len(g.Assignments))))
 	for _, a := range g.Assignments {
-		p := newPartition(w, a, g.Partitions)
+		p := newPartition(w, a, limits, g.Partitions)
 		commits.partitions = append(commits.partitions, p)
 		w.watch(p.id, p.status)
 	}

@@ -1,0 +1,136 @@
+package delivery
+
+import (
+	"context"
+	"slices"
+	"sync"
+	"time"
+
+	"golang.org/x/sync/semaphore"
+
+	"refinersource/internal/attribution"
+	"refinersource/internal/segment"
+)
+
+// together lets requests of one tenant travel in one POST. Each lane has a request
+// of its own, and a worker has lanes of a tenant in many partitions: while one of
+// them waits to be written, others join it. Who waits for nothing travels alone, so
+// that it costs no time where there is no load; under load it makes of many small
+// requests a few large ones. Users are in one partition and so in one lane, and the
+// order of a user's calls is that of its lane's requests (invariant 3).
+//
+// What the receiver answers is the answer to each of them; but if it refuses, each
+// travels again alone, since the guilty event may be another's.
+type together struct {
+	// writing bounds the requests that are being encoded and written: what waits for a
+	// processor is what others can join. nil does not bound them.
+	writing *semaphore.Weighted
+
+	mu   sync.Mutex // never held across a wait
+	open map[*tenantState]*trip
+}
+
+// Bounds of what travels together; those of a lane's request.
+const (
+	maxTripCalls = 2000
+	maxTripBytes = 450_000
+)
+
+// writeTime is how long a request counts as being written: a receiver that does not
+// read takes no processor from anybody.
+const writeTime = 20 * time.Millisecond
+
+func newTogether(writers int) *together {
+	t := &together{open: make(map[*tenantState]*trip)}
+	if writers > 0 {
+		t.writing = semaphore.NewWeighted(int64(writers))
+	}
+	return t
+}
+
+// trip is requests that travel together. Who began it sends for all.
+type trip struct {
+	ctx      context.Context // what ends it: the same for all
+	requests int
+	calls    []attribution.Call
+	bytes    int
+
+	over   chan struct{} // closed when the rest is known
+	made   bool          // the attempt was made
+	result segment.Result
+	began  time.Time
+	took   time.Duration
+}
+
+// join takes a request along on the tenant's trip that has not begun, and waits until
+// that is over. If there is none, the caller has a trip of its own: it must begin or
+// cancel it, and others may join until then.
+func (t *together) join(ctx context.Context, tenant *tenantState, calls []attribution.Call) (_ *trip, joined bool) {
+	bytes := 0
+	for i := range calls {
+		bytes += calls[i].Size() + 1
+	}
+	t.mu.Lock()
+	if o := t.open[tenant]; o != nil && o.ctx == ctx && len(o.calls)+len(calls) <= maxTripCalls && o.bytes+bytes <= maxTripBytes {
+		if o.requests == 1 {
+			o.calls = slices.Clone(o.calls) // they are another's
+		}
+		o.requests++
+		o.calls, o.bytes = append(o.calls, calls...), o.bytes+bytes
+		t.mu.Unlock()
+		<-o.over // soon after ctx, which is that of all
+		return o, true
+	}
+	own := newTrip(ctx, calls)
+	own.bytes = bytes
+	t.open[tenant] = own
+	t.mu.Unlock()
+	return own, false
+}
+
+func newTrip(ctx context.Context, calls []attribution.Call) *trip {
+	return &trip{ctx: ctx, requests: 1, calls: calls, over: make(chan struct{})}
+}
+
+// begin lets nobody join the trip any more; nil is one that nobody may join.
+func (t *together) begin(tenant *tenantState, own *trip, calls []attribution.Call) *trip {
+	if own == nil {
+		return newTrip(nil, calls)
+	}
+	t.shut(tenant, own)
+	return own
+}
+
+// cancel ends a trip that does not begin: who has joined it has to ask again.
+func (t *together) cancel(tenant *tenantState, p pass) {
+	if p.trip != nil && !p.joined {
+		t.shut(tenant, p.trip)
+		close(p.trip.over)
+	}
+}
+
+func (t *together) shut(tenant *tenantState, own *trip) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.open[tenant] == own {
+		delete(t.open, tenant)
+	}
+}
+
+// write waits until a request may be encoded and written. The caller must call
+// written, once or more often, when it has been.
+func (t *together) write(ctx context.Context) (written func(), err error) {
+	if t.writing == nil {
+		return func() {}, nil
+	}
+	if err := t.writing.Acquire(ctx, 1); err != nil {
+		return func() {}, context.Cause(ctx)
+	}
+	var once sync.Once
+	back := func() { once.Do(func() { t.writing.Release(1) }) }
+	timer := time.AfterFunc(writeTime, back)
+	return func() {
+		timer.Stop()
+		back()
+	}, nil
+}

@@ -1,0 +1,211 @@
+package delivery_test
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"refinersource/internal/attribution"
+	"refinersource/internal/delivery"
+	"refinersource/internal/segment"
+)
+
+// laneParts makes the parts of a lane's request: one call each.
+func laneParts(lane string, n int) [][]attribution.Call {
+	p := parts(n)
+	for i := range p {
+		p[i][0].MessageID = fmt.Sprint(lane, i)
+	}
+	return p
+}
+
+// travel begins deliveries of acme, in turn: the first is being written while the
+// others ask to be. It returns their reports when all are over.
+func travel(ctx context.Context, d *delivery.Deliverer, each ...[][]attribution.Call) [][]delivery.Report {
+	reports := make([][]delivery.Report, len(each))
+	var lanes sync.WaitGroup
+	for i, p := range each {
+		lanes.Go(func() { reports[i], _ = d.Deliver(ctx, ofAcme, p, delivery.DeliverOptions{}) })
+		synctest.Wait()
+	}
+	lanes.Wait()
+	return reports
+}
+
+func TestRequestsThatWaitToBeWrittenTravelTogether(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		r := &receiver{took: 5 * time.Millisecond, answer: script()}
+		d := newDeliverer(t, delivery.Options{Sender: r, Writers: 1})
+		reports := travel(t.Context(), d, laneParts("a", 1), laneParts("b", 2), laneParts("c", 1))
+		want := [][]string{{"a0"}, {"b0", "b1", "c0"}}
+		if diff := cmp.Diff(want, r.got); diff != "" {
+			t.Errorf("requests (-want +got):\n%s", diff)
+		}
+		for i := range reports {
+			for _, report := range reports[i] {
+				if report.Outcome != delivery.Accepted || report.Attempts != 1 {
+					t.Errorf("lane %d: %+v", i, report)
+				}
+			}
+		}
+	})
+}
+
+func TestWhoWaitsForNothingTravelsAlone(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		r := &receiver{took: 5 * time.Millisecond, answer: script()}
+		d := newDeliverer(t, delivery.Options{Sender: r})
+		travel(t.Context(), d, laneParts("a", 1), laneParts("b", 1), laneParts("c", 1))
+		if want := [][]string{{"a0"}, {"b0"}, {"c0"}}; !cmp.Equal(want, r.got) {
+			t.Errorf("requests %v, want %v", r.got, want)
+		}
+	})
+}
+
+// A refusal of what travelled together is nobody's until each has travelled alone.
+func TestRefusalOfWhatTravelledTogetherIsOnlyTheGuiltyOnes(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		r := &receiver{took: 5 * time.Millisecond, answer: func(_ int, ids []string) segment.Result {
+			if slices.Contains(ids, "b1") {
+				return segment.Result{Class: segment.Refused, Status: 400}
+			}
+			return segment.Result{Class: segment.Accepted, Status: 200}
+		}}
+		d := newDeliverer(t, delivery.Options{Sender: r, Writers: 1})
+		reports := travel(t.Context(), d, laneParts("a", 1), laneParts("b", 3), laneParts("c", 3))
+		want := [][]delivery.Outcome{
+			{delivery.Accepted},
+			{delivery.Accepted, delivery.Rejected, delivery.Accepted},
+			{delivery.Accepted, delivery.Accepted, delivery.Accepted},
+		}
+		for i := range want {
+			if got := outcomes(reports[i]); !slices.Equal(got, want[i]) {
+				t.Errorf("lane %d: %v, want %v", i, got, want[i])
+			}
+		}
+	})
+}
+
+// What the receiver asks for after a request of several lanes, it asks of each: none
+// sends anything before.
+func TestRetryAfterToWhatTravelledTogetherIsForAll(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		const pause = 3 * time.Second
+		r := &receiver{took: 5 * time.Millisecond, answer: script(
+			segment.Result{Class: segment.Accepted, Status: 200},
+			segment.Result{Class: segment.Throttled, Status: 429, RetryAfter: pause},
+		)}
+		d := newDeliverer(t, delivery.Options{Sender: r, Writers: 1})
+		reports := travel(t.Context(), d, laneParts("a", 1), laneParts("b", 1), laneParts("c", 1))
+		if len(r.got) < 3 || len(r.got[1]) != 2 {
+			t.Fatalf("requests %v, want the second to be of two lanes", r.got)
+		}
+		for i, at := range r.at[2:] {
+			if least := r.at[1] + r.took + pause; at < least {
+				t.Errorf("request %d was made at %v, before %v", i+2, at, least)
+			}
+		}
+		for i := range reports {
+			if got := outcomes(reports[i]); got[0] != delivery.Accepted {
+				t.Errorf("lane %d: %v", i, got)
+			}
+		}
+	})
+}
+
+// Who sends for others may be ended by its own context: it takes none of another's
+// along.
+func TestOnlyWhatEndsTogetherTravelsTogether(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		r := &receiver{took: 5 * time.Millisecond, answer: script()}
+		d := newDeliverer(t, delivery.Options{Sender: r, Writers: 1})
+		ended, end := context.WithCancel(t.Context())
+		var lanes sync.WaitGroup
+		got := make([]delivery.Outcome, 3)
+		for i, ctx := range []context.Context{t.Context(), ended, t.Context()} {
+			lanes.Go(func() {
+				reports, _ := d.Deliver(ctx, ofAcme, laneParts(string(rune('a'+i)), 1), delivery.DeliverOptions{})
+				got[i] = reports[0].Outcome
+			})
+			synctest.Wait()
+		}
+		end()
+		lanes.Wait()
+		if want := []delivery.Outcome{delivery.Accepted, delivery.Abandoned, delivery.Accepted}; !slices.Equal(got, want) {
+			t.Errorf("outcomes %v, want %v", got, want)
+		}
+		if want := [][]string{{"a0"}, {"c0"}}; !cmp.Equal(want, r.got) {
+			t.Errorf("requests %v, want %v", r.got, want)
+		}
+	})
+}
+
+// The gate is asked by who sends for all; where it is shut, nothing is sent for any.
+func TestShutGateAbandonsAllThatWouldTravelTogether(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		r := &receiver{took: 5 * time.Millisecond, answer: script()}
+		shut := false
+		d := newDeliverer(t, delivery.Options{Sender: r, Writers: 1, Gate: func(context.Context) error {
+			if shut {
+				return context.Canceled
+			}
+			shut = true
+			return nil
+		}})
+		reports := travel(t.Context(), d, laneParts("a", 1), laneParts("b", 1), laneParts("c", 1))
+		if want := [][]string{{"a0"}}; !cmp.Equal(want, r.got) {
+			t.Errorf("requests %v, want %v", r.got, want)
+		}
+		for i := range reports[1:] {
+			if got := reports[1+i][0].Outcome; got != delivery.Abandoned {
+				t.Errorf("lane %d: %v, want it abandoned", 1+i, got)
+			}
+		}
+	})
+}
+
+func TestWhatTravelsTogetherKeepsTheLimits(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		r := &receiver{took: 5 * time.Millisecond, answer: script()}
+		d := newDeliverer(t, delivery.Options{Sender: r, Writers: 1})
+		travel(t.Context(), d, laneParts("a", 1), laneParts("b", 1500), laneParts("c", 500), laneParts("d", 1))
+		var sizes []int
+		for _, ids := range r.got {
+			sizes = append(sizes, len(ids))
+		}
+		if want := []int{1, 2000, 1}; !slices.Equal(sizes, want) {
+			t.Errorf("requests of %v calls, want %v", sizes, want)
+		}
+	})
+}
+
+// A receiver that takes long to read what is written to it holds up nobody else.
+func TestSlowReaderLeavesTheProcessorToOthers(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		g := newGauge(map[string]time.Duration{"slow": 5 * time.Second, "quick": time.Millisecond})
+		d := newDeliverer(t, delivery.Options{Sender: g, Writers: 1})
+		var calls sync.WaitGroup
+		calls.Go(func() { d.Deliver(t.Context(), named("slow0", aHost), parts(1), delivery.DeliverOptions{}) })
+		synctest.Wait()
+		began := time.Now()
+		d.Deliver(t.Context(), named("quick0", aHost), parts(1), delivery.DeliverOptions{})
+		if took := time.Since(began); took > time.Second {
+			t.Errorf("the other tenant's request took %v", took)
+		}
+		calls.Wait()
+	})
+}
