@@ -283,9 +283,11 @@ func (f *replayFlags) plan(cmd *cobra.Command, log *queue.Log, topics queue.Topi
 func (f *replayFlags) confirm(cmd *cobra.Command, log *queue.Log, topics queue.Topics, r replay.Range, tenants *tenant.Registry, spans []replay.Span) (bool, error) {
 	scan, gaps := f.scan(cmd, log, topics, r, tenants)
 	summary := replay.NewSummary()
+	read := showReading(cmd.ErrOrStderr(), scan, (&replay.Plan{Spans: spans}).Events())
 	if err := scan.Run(cmd.Context(), spans, func(int) replay.Visitor { return summary.Partition() }); err != nil {
 		return false, err
 	}
+	read()
 	if err := gaps(); err != nil && !errors.Is(err, errReported) {
 		return false, err
 	}
@@ -355,6 +357,10 @@ func ignored(by map[survey.Ignored]int) (n int) {
 func (f *replayFlags) send(cmd *cobra.Command, log *queue.Log, topics queue.Topics, p replay.Plan, file *tenant.File, logger *zap.Logger) error {
 	ctx, stop := signal.NotifyContext(cmd.Context(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
+	defer context.AfterFunc(ctx, func() {
+		stop() // a second signal ends it at once
+		_, _ = fmt.Fprintln(cmd.ErrOrStderr(), "finish what is under way; a second signal does not wait for it, and is safe")
+	})()
 	_, _ = fmt.Fprintf(cmd.ErrOrStderr(), "replay %s: %d places of the log; to go on with it: --id %s\n", p.ID, p.Events(), p.ID)
 	watching, end := context.WithCancel(ctx)
 	shown := make(chan struct{})
@@ -378,29 +384,4 @@ func (f *replayFlags) send(cmd *cobra.Command, log *queue.Log, topics queue.Topi
 	}
 	_, _ = fmt.Fprintf(cmd.ErrOrStderr(), "replay %s is over\n", p.ID)
 	return nil
-}
-
-// progressTick is how often it is told how far a replay is.
-const progressTick = 2 * time.Second
-
-// progress tells now and then how far a replay is: in one line on a terminal.
-func progress(ctx context.Context, out io.Writer, log *queue.Log, topics queue.Topics, p *replay.Plan) {
-	f, ok := out.(*os.File)
-	if !ok || !term.IsTerminal(int(f.Fd())) {
-		return
-	}
-	tick := time.NewTicker(progressTick)
-	defer tick.Stop()
-	for {
-		select {
-		case <-ctx.Done():
-			return
-		case <-tick.C:
-		}
-		if now, err := p.Progress(ctx, log, topics); err == nil {
-			const width = 30
-			full := int(width * now.Done / max(1, now.All))
-			_, _ = fmt.Fprintf(out, "\r[%s%s] %d of %d, %d tenants wait ", strings.Repeat("=", full), strings.Repeat(" ", width-full), now.Done, now.All, now.Waiting)
-		}
-	}
 }

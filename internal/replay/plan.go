@@ -152,8 +152,8 @@ func Save(ctx context.Context, log *queue.Log, topics queue.Topics, p *Plan) err
 
 // Progress is how far a replay is.
 type Progress struct {
-	Done, All int64 // places of the log within the plan
-	Waiting   int   // tenants that wait at a cursor, in how many partitions together
+	Done, All int64 // places of the log within the plan; what waits does not count as left
+	Waiting   int   // tenants whose deliveries are suspended
 	Over      bool  // nothing is left to do, also of what came after the plan's end
 }
 
@@ -164,6 +164,7 @@ func (p *Plan) Progress(ctx context.Context, log *queue.Log, topics queue.Topics
 		return Progress{}, err
 	}
 	progress := Progress{All: p.Events(), Over: true}
+	waiting := make(map[lane.Tag]struct{})
 	for _, s := range p.Spans {
 		c, ok := committed[s.Partition]
 		if !ok {
@@ -174,9 +175,17 @@ func (p *Plan) Progress(ctx context.Context, log *queue.Log, topics queue.Topics
 		if err != nil {
 			return Progress{}, fmt.Errorf("read the commit of partition %d: %w", s.Partition, err)
 		}
-		progress.Done += int64(min(max(c.Offset, s.From), s.To) - s.From)
-		progress.Waiting += len(m.Cursors)
+		done := c.Offset
+		for _, c := range m.Cursors {
+			if c.Cause == lane.CauseSlow { // it is under way, as far as a limit lets it
+				done = min(done, queue.Offset(c.From))
+			} else {
+				waiting[c.Tag] = struct{}{}
+			}
+		}
+		progress.Done += int64(min(max(done, s.From), s.To) - s.From)
 		progress.Over = progress.Over && m.Owner == lane.Finished
 	}
+	progress.Waiting = len(waiting)
 	return progress, nil
 }

@@ -195,4 +195,32 @@ func TestProgressIsThatOfTheCommits(t *testing.T) {
 	if m, err := lane.Decode(""); err != nil || m.Owner == lane.Finished {
 		t.Errorf("no commit decodes to %v, %v", m, err)
 	}
+	// One tenant is held to its limit, another one waits in two lanes.
+	metadata := lane.Metadata{Partitions: 1, Cursors: []lane.Cursor{
+		{Tag: lane.TagOf("acme"), From: 4, Since: w.begun, Cause: lane.CauseSlow},
+		{Tag: lane.TagOf("beta"), From: 2, Since: w.begun, Cause: lane.CauseMisconfigured},
+		{Tag: lane.TagOf("beta"), Key: lane.TagOf("x"), From: 3, Since: w.begun, Cause: lane.CauseMisconfigured},
+	}}
+	text, _, err := metadata.Encode()
+	if err != nil {
+		t.Fatal(err)
+	}
+	group, err := w.log.Group(queue.GroupOptions{ID: p.Group(), Topic: w.topics.Events()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	if err := group.Run(ctx, func(ctx context.Context, g *queue.Generation) {
+		if err := g.Commit(ctx, []queue.Commit{{Partition: 0, Offset: 9, Metadata: text}}); err != nil {
+			t.Error(err)
+		}
+		cancel()
+	}); err != nil {
+		t.Fatal(err)
+	}
+	under, err := p.Progress(t.Context(), w.log, w.topics)
+	if d := cmp.Diff(replay.Progress{All: 10, Done: 4, Waiting: 1}, under); err != nil || d != "" {
+		t.Errorf("with cursors (-want +got): %v\n%s", err, d)
+	}
 }
