@@ -50,11 +50,14 @@ func newReplay() *cobra.Command {
 			"It says first what the range holds, and asks. The message ids are those of the first delivery,\n" +
 			"so that a receiver which knows them takes nothing twice; --new-ids makes others. Who has an event\n" +
 			"in the range is followed beyond it, up to now, so that nobody is left with old answers.\n\n" +
+			"--latest fills a new destination without the history: of each user and account it sends the latest\n" +
+			"value of each trait over the range, and after that what the users have answered since.\n\n" +
 			"A replay has an id. Started again with --id alone it goes on where it was; started on several\n" +
 			"machines they share it. Live traffic goes first: a tenant is sent at most half of its rate limit,\n" +
 			"or --rate, and nothing where the live group is behind.",
 		Example: "  refiner-source replay --brokers kafka:9092 --tenants tenants.yaml --tenant acme --from -24h --dry-run\n" +
 			"  refiner-source replay --brokers kafka:9092 --tenants tenants.yaml --tenant acme --from 2026-11-01T00:00:00Z --to 2026-11-08T00:00:00Z\n" +
+			"  refiner-source replay --brokers kafka:9092 --tenants tenants.yaml --tenant acme --latest --new-ids new-crm\n" +
 			"  refiner-source replay --brokers kafka:9092 --tenants tenants.yaml --id night-of-the-8th\n" +
 			"  refiner-source replay status --brokers kafka:9092",
 		Args: cobra.NoArgs,
@@ -71,7 +74,7 @@ func newReplay() *cobra.Command {
 	flags.Int64Var(&f.fromOffset, "from-offset", 0, "with --partition: from this offset on")
 	flags.Int64Var(&f.toOffset, "to-offset", 0, "with --partition: before this offset; 0 is the end")
 	flags.BoolVar(&f.dryRun, "dry-run", false, "print the calls as JSON lines, and send nothing")
-	flags.BoolVar(&f.latest, "latest", false, "with --dry-run: one identify and group for each user and account, with the latest value of each trait")
+	flags.BoolVar(&f.latest, "latest", false, "fold the range: one identify for each user and one group for each user and account, with the latest value of each trait")
 	flags.StringVar(&f.rules, "rules", "", "with --dry-run: a tenants file that is not in force yet")
 	flags.StringVar(&f.id, "id", "", "the replay's id; with nothing else: go on with that replay")
 	flags.StringVar(&f.label, "new-ids", "", "make other message ids with this label, for receivers that must take the calls as new")
@@ -106,8 +109,8 @@ func (f *replayFlags) span(cmd *cobra.Command, now time.Time) (r replay.Range, e
 }
 
 func (f *replayFlags) run(cmd *cobra.Command) error {
-	if !f.dryRun && (f.latest || f.rules != "") {
-		return usagef("--latest and --rules are for --dry-run: nothing is sent by them yet")
+	if !f.dryRun && f.rules != "" {
+		return usagef("--rules is for --dry-run: nothing is sent by a tenants file that is not in force; once it is, --tenants has it")
 	}
 	if f.tenants == "" && f.rules == "" {
 		return usagef("--tenants is missing; give the tenants file")
@@ -166,21 +169,8 @@ func (f *replayFlags) show(cmd *cobra.Command, log *queue.Log, topics queue.Topi
 		return err
 	}
 	if f.latest {
-		folded := replay.NewLatest(tenants)
-		if err := scan.Run(cmd.Context(), spans, func(int) replay.Visitor { return folded.Partition() }); err != nil {
+		if err := printLatest(cmd, scan, spans, out); err != nil {
 			return err
-		}
-		for id, fold := range folded.Folds() {
-			for calls, err := range fold.Calls() {
-				if err != nil {
-					return fmt.Errorf("fold the events of tenant %s: %w", id, err)
-				}
-				for i := range calls {
-					if _, err := out.Write(append(calls[i].AppendJSON(out.AvailableBuffer()), '\n')); err != nil {
-						return fmt.Errorf("write calls: %w", err)
-					}
-				}
-			}
 		}
 	} else {
 		lines := replay.NewLines(out)
@@ -239,7 +229,7 @@ func (f *replayFlags) scan(cmd *cobra.Command, log *queue.Log, topics queue.Topi
 func (f *replayFlags) plan(cmd *cobra.Command, log *queue.Log, topics queue.Topics, r replay.Range, tenants *tenant.Registry) (replay.Plan, error) {
 	ctx := cmd.Context()
 	ranged := false
-	for _, name := range []string{"tenant", "from", "to", "user", "partition", "new-ids", "rate"} {
+	for _, name := range []string{"tenant", "from", "to", "user", "partition", "latest", "new-ids", "rate"} {
 		ranged = ranged || cmd.Flags().Changed(name)
 	}
 	if f.id != "" && !ranged {
@@ -260,7 +250,8 @@ func (f *replayFlags) plan(cmd *cobra.Command, log *queue.Log, topics queue.Topi
 	}
 	now := time.Now().UTC()
 	p := replay.Plan{
-		Version: 1, ID: f.id, Created: now, Tenants: r.Tenants, User: r.User, Spans: spans, Label: f.label, Rate: f.rate, Live: f.group,
+		Version: 1, ID: f.id, Created: now, Tenants: r.Tenants, User: r.User, Spans: spans, Latest: f.latest,
+		Label: f.label, Rate: f.rate, Live: f.group,
 	}
 	if p.ID == "" {
 		p.ID = "r" + strings.ToLower(now.Format("20060102-150405"))
@@ -283,9 +274,18 @@ func (f *replayFlags) plan(cmd *cobra.Command, log *queue.Log, topics queue.Topi
 func (f *replayFlags) confirm(cmd *cobra.Command, log *queue.Log, topics queue.Topics, r replay.Range, tenants *tenant.Registry, spans []replay.Span) (bool, error) {
 	scan, gaps := f.scan(cmd, log, topics, r, tenants)
 	summary := replay.NewSummary()
-	read := showReading(cmd.ErrOrStderr(), scan, (&replay.Plan{Spans: spans}).Events())
+	places := (&replay.Plan{Spans: spans}).Events()
+	if f.latest {
+		places *= latestPasses
+	}
+	read := showReading(cmd.ErrOrStderr(), scan, places)
 	if err := scan.Run(cmd.Context(), spans, func(int) replay.Visitor { return summary.Partition() }); err != nil {
 		return false, err
+	}
+	if f.latest {
+		if err := countLatest(cmd, scan, spans, summary); err != nil {
+			return false, err
+		}
 	}
 	read()
 	if err := gaps(); err != nil && !errors.Is(err, errReported) {
@@ -383,5 +383,6 @@ func (f *replayFlags) send(cmd *cobra.Command, log *queue.Log, topics queue.Topi
 		return errReported
 	}
 	_, _ = fmt.Fprintf(cmd.ErrOrStderr(), "replay %s is over\n", p.ID)
+	sayWhatIsLeft(cmd.ErrOrStderr(), &p)
 	return nil
 }

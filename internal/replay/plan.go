@@ -26,6 +26,8 @@ type Plan struct {
 	Tenants []tenant.ID `json:"tenants,omitzero"` // none are all
 	User    string      `json:"user,omitzero"`
 	Spans   []Span      `json:"spans"`
+	// Latest says that the spans are folded: see Folder.
+	Latest bool `json:"latest,omitzero"`
 	// Label makes other message ids; "" leaves those of the first delivery.
 	Label string `json:"new_ids,omitzero"`
 	// Rate is how many calls a second go to a tenant, over all members; 0 is half of

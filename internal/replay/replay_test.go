@@ -224,3 +224,48 @@ func TestProgressIsThatOfTheCommits(t *testing.T) {
 		t.Errorf("with cursors (-want +got): %v\n%s", err, d)
 	}
 }
+
+// Which events are places follows from the log alone: with other rules other calls
+// stand in them, and none.
+func TestPlacesOfAFoldDoNotDependOnTheRules(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	for i, body := range []string{answer("ann", 1), answer("bob", 2), answer("ann", 3), "no survey"} {
+		w.publish(t, "acme", i, body)
+	}
+	w.publish(t, "gone", 9, answer("eve", 4))
+	spans, err := (&replay.Range{}).Spans(t.Context(), w.log, w.topics.Events())
+	if err != nil {
+		t.Fatal(err)
+	}
+	other, err := tenant.NewRegistry(tenant.Tenant{ID: "beta", WriteKey: tenant.NewSecret("k"), NoAuth: true, Rules: attribution.DefaultRules()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, c := range map[string]struct {
+		rules *tenant.Registry
+		calls int
+	}{"its tenant is known": {tenants(t), 2}, "its tenant is gone": {other, 0}} {
+		folder := replay.NewFolder(replay.Scan{Log: w.log, Topic: w.topics.Events(), Tenants: c.rules}, spans)
+		folded, err := folder.Partition(t.Context(), 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		// The test's events have one key for each tenant.
+		var places []int
+		calls := 0
+		for at := range 5 {
+			if folded.Has(queue.Offset(at)) {
+				places = append(places, at)
+			}
+			made, err := folded.Calls(queue.Offset(at))
+			if err != nil {
+				t.Fatal(err)
+			}
+			calls += len(made)
+		}
+		if d := cmp.Diff([]int{3, 4}, places); d != "" || calls != c.calls {
+			t.Errorf("%s: %d calls, want %d; places (-want +got):\n%s", name, calls, c.calls, d)
+		}
+	}
+}
