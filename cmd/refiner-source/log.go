@@ -29,7 +29,7 @@ func (f *logFlags) logger() (*zap.Logger, error) {
 	config.EncodeDuration = zapcore.StringDurationEncoder
 	encoder := zapcore.NewJSONEncoder(config)
 	if term.IsTerminal(int(os.Stderr.Fd())) {
-		config.EncodeTime = zapcore.TimeEncoderOfLayout("15:04:05.000")
+		config.EncodeTime = zapcore.TimeEncoderOfLayout(clearLine + "15:04:05.000") // a progress that stands there gives way
 		config.EncodeLevel = zapcore.CapitalColorLevelEncoder
 		encoder = zapcore.NewConsoleEncoder(config)
 	}

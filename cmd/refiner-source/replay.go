@@ -50,11 +50,14 @@ func newReplay() *cobra.Command {
 			"It says first what the range holds, and asks. The message ids are those of the first delivery,\n" +
 			"so that a receiver which knows them takes nothing twice; --new-ids makes others. Who has an event\n" +
 			"in the range is followed beyond it, up to now, so that nobody is left with old answers.\n\n" +
+			"--latest fills a new destination without the history: of each user and account it sends the latest\n" +
+			"value of each trait over the range, and after that what the users have answered since.\n\n" +
 			"A replay has an id. Started again with --id alone it goes on where it was; started on several\n" +
 			"machines they share it. Live traffic goes first: a tenant is sent at most half of its rate limit,\n" +
 			"or --rate, and nothing where the live group is behind.",
 		Example: "  refiner-source replay --brokers kafka:9092 --tenants tenants.yaml --tenant acme --from -24h --dry-run\n" +
 			"  refiner-source replay --brokers kafka:9092 --tenants tenants.yaml --tenant acme --from 2026-11-01T00:00:00Z --to 2026-11-08T00:00:00Z\n" +
+			"  refiner-source replay --brokers kafka:9092 --tenants tenants.yaml --tenant acme --latest --new-ids new-crm\n" +
 			"  refiner-source replay --brokers kafka:9092 --tenants tenants.yaml --id night-of-the-8th\n" +
 			"  refiner-source replay status --brokers kafka:9092",
 		Args: cobra.NoArgs,
@@ -71,7 +74,7 @@ func newReplay() *cobra.Command {
 	flags.Int64Var(&f.fromOffset, "from-offset", 0, "with --partition: from this offset on")
 	flags.Int64Var(&f.toOffset, "to-offset", 0, "with --partition: before this offset; 0 is the end")
 	flags.BoolVar(&f.dryRun, "dry-run", false, "print the calls as JSON lines, and send nothing")
-	flags.BoolVar(&f.latest, "latest", false, "with --dry-run: one identify and group for each user and account, with the latest value of each trait")
+	flags.BoolVar(&f.latest, "latest", false, "fold the range: one identify for each user and one group for each user and account, with the latest value of each trait")
 	flags.StringVar(&f.rules, "rules", "", "with --dry-run: a tenants file that is not in force yet")
 	flags.StringVar(&f.id, "id", "", "the replay's id; with nothing else: go on with that replay")
 	flags.StringVar(&f.label, "new-ids", "", "make other message ids with this label, for receivers that must take the calls as new")
@@ -106,8 +109,8 @@ func (f *replayFlags) span(cmd *cobra.Command, now time.Time) (r replay.Range, e
 }
 
 func (f *replayFlags) run(cmd *cobra.Command) error {
-	if !f.dryRun && (f.latest || f.rules != "") {
-		return usagef("--latest and --rules are for --dry-run: nothing is sent by them yet")
+	if !f.dryRun && f.rules != "" {
+		return usagef("--rules is for --dry-run: nothing is sent by a tenants file that is not in force; once it is, --tenants has it")
 	}
 	if f.tenants == "" && f.rules == "" {
 		return usagef("--tenants is missing; give the tenants file")
@@ -166,21 +169,8 @@ func (f *replayFlags) show(cmd *cobra.Command, log *queue.Log, topics queue.Topi
 		return err
 	}
 	if f.latest {
-		folded := replay.NewLatest(tenants)
-		if err := scan.Run(cmd.Context(), spans, func(int) replay.Visitor { return folded.Partition() }); err != nil {
+		if err := printLatest(cmd, scan, spans, out); err != nil {
 			return err
-		}
-		for id, fold := range folded.Folds() {
-			for calls, err := range fold.Calls() {
-				if err != nil {
-					return fmt.Errorf("fold the events of tenant %s: %w", id, err)
-				}
-				for i := range calls {
-					if _, err := out.Write(append(calls[i].AppendJSON(out.AvailableBuffer()), '\n')); err != nil {
-						return fmt.Errorf("write calls: %w", err)
-					}
-				}
-			}
 		}
 	} else {
 		lines := replay.NewLines(out)
@@ -239,7 +229,7 @@ func (f *replayFlags) scan(cmd *cobra.Command, log *queue.Log, topics queue.Topi
 func (f *replayFlags) plan(cmd *cobra.Command, log *queue.Log, topics queue.Topics, r replay.Range, tenants *tenant.Registry) (replay.Plan, error) {
 	ctx := cmd.Context()
 	ranged := false
-	for _, name := range []string{"tenant", "from", "to", "user", "partition", "new-ids", "rate"} {
+	for _, name := range []string{"tenant", "from", "to", "user", "partition", "latest", "new-ids", "rate"} {
 		ranged = ranged || cmd.Flags().Changed(name)
 	}
 	if f.id != "" && !ranged {
@@ -260,7 +250,8 @@ func (f *replayFlags) plan(cmd *cobra.Command, log *queue.Log, topics queue.Topi
 	}
 	now := time.Now().UTC()
 	p := replay.Plan{
-		Version: 1, ID: f.id, Created: now, Tenants: r.Tenants, User: r.User, Spans: spans, Label: f.label, Rate: f.rate, Live: f.group,
+		Version: 1, ID: f.id, Created: now, Tenants: r.Tenants, User: r.User, Spans: spans, Latest: f.latest,
+		Label: f.label, Rate: f.rate, Live: f.group,
 	}
 	if p.ID == "" {
 		p.ID = "r" + strings.ToLower(now.Format("20060102-150405"))
@@ -283,9 +274,20 @@ func (f *replayFlags) plan(cmd *cobra.Command, log *queue.Log, topics queue.Topi
 func (f *replayFlags) confirm(cmd *cobra.Command, log *queue.Log, topics queue.Topics, r replay.Range, tenants *tenant.Registry, spans []replay.Span) (bool, error) {
 	scan, gaps := f.scan(cmd, log, topics, r, tenants)
 	summary := replay.NewSummary()
+	places := (&replay.Plan{Spans: spans}).Events()
+	if f.latest {
+		places *= latestPasses
+	}
+	read := showReading(cmd.ErrOrStderr(), scan, places)
 	if err := scan.Run(cmd.Context(), spans, func(int) replay.Visitor { return summary.Partition() }); err != nil {
 		return false, err
 	}
+	if f.latest {
+		if err := countLatest(cmd, scan, spans, summary); err != nil {
+			return false, err
+		}
+	}
+	read()
 	if err := gaps(); err != nil && !errors.Is(err, errReported) {
 		return false, err
 	}
@@ -355,6 +357,10 @@ func ignored(by map[survey.Ignored]int) (n int) {
 func (f *replayFlags) send(cmd *cobra.Command, log *queue.Log, topics queue.Topics, p replay.Plan, file *tenant.File, logger *zap.Logger) error {
 	ctx, stop := signal.NotifyContext(cmd.Context(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
+	defer context.AfterFunc(ctx, func() {
+		stop() // a second signal ends it at once
+		_, _ = fmt.Fprintln(cmd.ErrOrStderr(), "finish what is under way; a second signal does not wait for it, and is safe")
+	})()
 	_, _ = fmt.Fprintf(cmd.ErrOrStderr(), "replay %s: %d places of the log; to go on with it: --id %s\n", p.ID, p.Events(), p.ID)
 	watching, end := context.WithCancel(ctx)
 	shown := make(chan struct{})
@@ -377,114 +383,6 @@ func (f *replayFlags) send(cmd *cobra.Command, log *queue.Log, topics queue.Topi
 		return errReported
 	}
 	_, _ = fmt.Fprintf(cmd.ErrOrStderr(), "replay %s is over\n", p.ID)
-	return nil
-}
-
-// progressTick is how often it is told how far a replay is.
-const progressTick = 2 * time.Second
-
-// progress tells now and then how far a replay is: in one line on a terminal.
-func progress(ctx context.Context, out io.Writer, log *queue.Log, topics queue.Topics, p *replay.Plan) {
-	f, ok := out.(*os.File)
-	if !ok || !term.IsTerminal(int(f.Fd())) {
-		return
-	}
-	tick := time.NewTicker(progressTick)
-	defer tick.Stop()
-	for {
-		select {
-		case <-ctx.Done():
-			return
-		case <-tick.C:
-		}
-		if now, err := p.Progress(ctx, log, topics); err == nil {
-			const width = 30
-			full := int(width * now.Done / max(1, now.All))
-			_, _ = fmt.Fprintf(out, "\r[%s%s] %d of %d, %d tenants wait ", strings.Repeat("=", full), strings.Repeat(" ", width-full), now.Done, now.All, now.Waiting)
-		}
-	}
-}
-
-func newReplayStatus() *cobra.Command {
-	cmd := &cobra.Command{
-		Use:     "status",
-		Short:   "Show how far the replays are",
-		Example: "  refiner-source replay status --brokers kafka:9092 --output json",
-		Args:    cobra.NoArgs,
-	}
-	kafka := addKafkaFlags(cmd)
-	id := cmd.Flags().String("id", "", "only the replay with this id")
-	output := cmd.Flags().String("output", "table", "table or json")
-	cmd.RunE = work(func(cmd *cobra.Command, _ []string) error {
-		if *output != "table" && *output != "json" {
-			return usagef("--output %q: want table or json", *output)
-		}
-		log, topics, err := kafka.open(nil)
-		if err != nil {
-			return err
-		}
-		defer log.Close()
-		plans, err := replay.Plans(cmd.Context(), log, topics)
-		if err != nil {
-			return err
-		}
-		if *id != "" {
-			plans = slices.DeleteFunc(plans, func(p replay.Plan) bool { return p.ID != *id })
-			if len(plans) == 0 {
-				return fmt.Errorf("%w: %s", replay.ErrNoPlan, *id)
-			}
-		}
-		reports := make([]replayReport, len(plans))
-		for i := range plans {
-			now, err := plans[i].Progress(cmd.Context(), log, topics)
-			if err != nil {
-				return err
-			}
-			reports[i] = replayReport{Plan: plans[i], Done: now.Done, All: now.All, Waiting: now.Waiting, Over: now.Over}
-		}
-		return printReplays(cmd.OutOrStdout(), reports, *output, time.Now())
-	})
-	return cmd
-}
-
-// replayReport is what replay status --output json prints of a replay.
-type replayReport struct {
-	replay.Plan
-
-	Done    int64 `json:"done"`
-	All     int64 `json:"all"`
-	Waiting int   `json:"waiting"`
-	Over    bool  `json:"over"`
-}
-
-// left estimates how long the rest takes: as long for each place as those before
-// took, from the beginning; 0 if that is not known.
-func (r *replayReport) left(now time.Time) time.Duration {
-	if r.Over || r.Done == 0 {
-		return 0
-	}
-	return time.Duration(float64(now.Sub(r.Created)) / float64(r.Done) * float64(r.All-r.Done))
-}
-
-func printReplays(out io.Writer, reports []replayReport, output string, now time.Time) error {
-	if output == "json" {
-		return printJSON(out, reports)
-	}
-	w := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
-	_, _ = fmt.Fprintln(w, "ID\tCREATED\tDONE\tOF\tTENANTS WAIT\tSTATE")
-	for i := range reports {
-		r := &reports[i]
-		state := "over"
-		if !r.Over {
-			state = "not over"
-			if left := r.left(now); left > 0 {
-				state += fmt.Sprintf(", some %v left", left.Round(time.Second))
-			}
-		}
-		_, _ = fmt.Fprintf(w, "%s\t%s\t%d\t%d\t%d\t%s\n", r.ID, r.Created.Format(time.RFC3339), r.Done, r.All, r.Waiting, state)
-	}
-	if err := w.Flush(); err != nil {
-		return fmt.Errorf("write the replays: %w", err)
-	}
+	sayWhatIsLeft(cmd.ErrOrStderr(), &p)
 	return nil
 }

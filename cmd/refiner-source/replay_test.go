@@ -207,12 +207,34 @@ func TestLatestFoldsTheRange(t *testing.T) {
 	if again != out {
 		t.Error("the same range folds to other calls the second time")
 	}
+	_, said, code = w.run("--tenants", w.tenants, "--latest")
+	if fields := strings.Fields(said); code != exitUsage || !slices.Contains(fields, fmt.Sprint(2*2*replayUsers)) || !strings.Contains(said, "--yes") {
+		t.Errorf("without --yes, and nobody to ask: exit code %d, and %q; want a preview with the folded calls, and the remedy", code, said)
+	}
+	if _, said, code := w.run("--tenants", w.tenants, "--latest", "--yes", "--id", "fold"); code != exitDone {
+		t.Fatalf("the fold: exit code %d: %s", code, said)
+	}
+	if d := cmp.Diff(ids(t, out), w.received(0)); d != "" {
+		t.Errorf("message ids that were shown and those that were sent (-want +got):\n%s", d)
+	}
+	if _, said, code := w.run("--tenants", w.tenants, "--id", "fold"); code != exitDone || len(w.capture.Calls()) != 2*2*replayUsers {
+		t.Errorf("a fold that is over sent %d calls in all, exit code %d: %s", len(w.capture.Calls()), code, said)
+	}
+	if _, said, code := w.run("--tenants", w.tenants, "--latest", "--yes", "--new-ids", "again"); code != exitDone {
+		t.Fatalf("the fold with new ids: exit code %d: %s", code, said)
+	}
+	shown := ids(t, out)
+	for _, id := range w.received(2 * 2 * replayUsers) {
+		if slices.Contains(shown, id) {
+			t.Errorf("the message id %s is an old one", id)
+		}
+	}
 }
 
 func TestReplayRefusesWhatMakesNoSense(t *testing.T) {
 	t.Parallel()
 	for args, says := range map[string]string{
-		"--tenants x --latest":                            "--dry-run",
+		"--tenants x --rules y":                           "not in force",
 		"--tenants x --dry-run --from yesterday":          "--from",
 		"--tenants x --dry-run --from-offset 3":           "--partition",
 		"--tenants x --dry-run --partition 1 --from -24h": "either times or offsets",

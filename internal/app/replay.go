@@ -1,6 +1,7 @@
 package app
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -62,14 +63,14 @@ func Replay(ctx context.Context, o ReplayOptions) error {
 		Log:        o.Log,
 		Topics:     o.Topics,
 		Group:      o.Plan.Group(),
-		Tenants:    asReplayed(o.Tenants, o.Plan),
+		Tenants:    asReplayed(o.Tenants, &o.Plan, afterLatest(&o.Plan)),
 		Delivery:   delivery.Options{Sender: client},
 		Letters:    deadletter.NewWriter(letters, o.Topics.Dead()),
 		Logger:     o.Logger,
 		OnCall:     o.OnCall,
 		OnFinished: o.OnFinished,
 		Receipts:   true,
-		Replay:     &worker.Replay{ID: o.Plan.ID, Spans: spans, Wants: wants(o.Plan), Held: live.behind},
+		Replay:     &worker.Replay{ID: o.Plan.ID, Spans: spans, Wants: wants(o.Plan), Held: live.behind, Fold: fold(&o)},
 	})
 	if err != nil {
 		return errors.Join(err, letters.Close())
@@ -86,6 +87,39 @@ func Replay(ctx context.Context, o ReplayOptions) error {
 	return nil
 }
 
+// fold folds the partitions of a plan that is for the latest values, by the rules
+// that are in force as it begins; nil for others.
+func fold(o *ReplayOptions) func(context.Context, int) (worker.Folded, error) {
+	if !o.Plan.Latest {
+		return nil
+	}
+	folder := replay.NewFolder(replay.Scan{
+		Log: o.Log, Topic: o.Topics.Events(), Range: replay.Range{Tenants: o.Plan.Tenants, User: o.Plan.User},
+		Tenants: asReplayed(o.Tenants, &o.Plan, nil)(),
+		OnGap: func(g *queue.GapError) {
+			o.Logger.Error("events are gone from the log: their values are not in the fold",
+				zap.Int("partition", g.Partition), zap.Int64("from", int64(g.From)), zap.Int64("to", int64(g.To)))
+		},
+	}, o.Plan.Spans)
+	return func(ctx context.Context, partition int) (worker.Folded, error) {
+		return folder.Partition(ctx, partition)
+	}
+}
+
+// afterLatest changes the rules for what follows what was folded; nil where nothing
+// is. Live traffic may have delivered it before: with the same message ids a receiver
+// that drops repeats would be left with the older values of the fold. Track calls are
+// history.
+func afterLatest(p *replay.Plan) func(*attribution.Rules) {
+	if !p.Latest {
+		return nil
+	}
+	return func(r *attribution.Rules) {
+		r.IDLabel = cmp.Or(p.Label, "after "+p.ID)
+		r.Track = false
+	}
+}
+
 // wants says which records a plan means.
 func wants(p replay.Plan) func(*queue.Record) bool {
 	return func(r *queue.Record) bool {
@@ -100,9 +134,9 @@ func wants(p replay.Plan) func(*queue.Record) bool {
 	}
 }
 
-// asReplayed gives the tenants the replay's rate and ids. It makes a registry once
-// for each that comes into force.
-func asReplayed(now func() *tenant.Registry, p replay.Plan) func() *tenant.Registry {
+// asReplayed gives the tenants the replay's rate and ids, and changes their rules. It
+// makes a registry once for each that comes into force.
+func asReplayed(now func() *tenant.Registry, p *replay.Plan, change func(*attribution.Rules)) func() *tenant.Registry {
 	type made struct{ of, is *tenant.Registry }
 	var last atomic.Pointer[made]
 	return func() *tenant.Registry {
@@ -114,6 +148,9 @@ func asReplayed(now func() *tenant.Registry, p replay.Plan) func() *tenant.Regis
 		for t := range current.All() {
 			changed := *t
 			changed.Rules.IDLabel = p.Label
+			if change != nil {
+				change(&changed.Rules)
+			}
 			if p.Rate > 0 {
 				changed.RateLimit = p.Rate
 			} else if changed.RateLimit > 0 {

@@ -26,6 +26,8 @@ type Plan struct {
 	Tenants []tenant.ID `json:"tenants,omitzero"` // none are all
 	User    string      `json:"user,omitzero"`
 	Spans   []Span      `json:"spans"`
+	// Latest says that the spans are folded: see Folder.
+	Latest bool `json:"latest,omitzero"`
 	// Label makes other message ids; "" leaves those of the first delivery.
 	Label string `json:"new_ids,omitzero"`
 	// Rate is how many calls a second go to a tenant, over all members; 0 is half of
@@ -152,8 +154,8 @@ func Save(ctx context.Context, log *queue.Log, topics queue.Topics, p *Plan) err
 
 // Progress is how far a replay is.
 type Progress struct {
-	Done, All int64 // places of the log within the plan
-	Waiting   int   // tenants that wait at a cursor, in how many partitions together
+	Done, All int64 // places of the log within the plan; what waits does not count as left
+	Waiting   int   // tenants whose deliveries are suspended
 	Over      bool  // nothing is left to do, also of what came after the plan's end
 }
 
@@ -164,6 +166,7 @@ func (p *Plan) Progress(ctx context.Context, log *queue.Log, topics queue.Topics
 		return Progress{}, err
 	}
 	progress := Progress{All: p.Events(), Over: true}
+	waiting := make(map[lane.Tag]struct{})
 	for _, s := range p.Spans {
 		c, ok := committed[s.Partition]
 		if !ok {
@@ -174,9 +177,17 @@ func (p *Plan) Progress(ctx context.Context, log *queue.Log, topics queue.Topics
 		if err != nil {
 			return Progress{}, fmt.Errorf("read the commit of partition %d: %w", s.Partition, err)
 		}
-		progress.Done += int64(min(max(c.Offset, s.From), s.To) - s.From)
-		progress.Waiting += len(m.Cursors)
+		done := c.Offset
+		for _, c := range m.Cursors {
+			if c.Cause == lane.CauseSlow { // it is under way, as far as a limit lets it
+				done = min(done, queue.Offset(c.From))
+			} else {
+				waiting[c.Tag] = struct{}{}
+			}
+		}
+		progress.Done += int64(min(max(done, s.From), s.To) - s.From)
 		progress.Over = progress.Over && m.Owner == lane.Finished
 	}
+	progress.Waiting = len(waiting)
 	return progress, nil
 }

@@ -195,4 +195,77 @@ func TestProgressIsThatOfTheCommits(t *testing.T) {
 	if m, err := lane.Decode(""); err != nil || m.Owner == lane.Finished {
 		t.Errorf("no commit decodes to %v, %v", m, err)
 	}
+	// One tenant is held to its limit, another one waits in two lanes.
+	metadata := lane.Metadata{Partitions: 1, Cursors: []lane.Cursor{
+		{Tag: lane.TagOf("acme"), From: 4, Since: w.begun, Cause: lane.CauseSlow},
+		{Tag: lane.TagOf("beta"), From: 2, Since: w.begun, Cause: lane.CauseMisconfigured},
+		{Tag: lane.TagOf("beta"), Key: lane.TagOf("x"), From: 3, Since: w.begun, Cause: lane.CauseMisconfigured},
+	}}
+	text, _, err := metadata.Encode()
+	if err != nil {
+		t.Fatal(err)
+	}
+	group, err := w.log.Group(queue.GroupOptions{ID: p.Group(), Topic: w.topics.Events()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	if err := group.Run(ctx, func(ctx context.Context, g *queue.Generation) {
+		if err := g.Commit(ctx, []queue.Commit{{Partition: 0, Offset: 9, Metadata: text}}); err != nil {
+			t.Error(err)
+		}
+		cancel()
+	}); err != nil {
+		t.Fatal(err)
+	}
+	under, err := p.Progress(t.Context(), w.log, w.topics)
+	if d := cmp.Diff(replay.Progress{All: 10, Done: 4, Waiting: 1}, under); err != nil || d != "" {
+		t.Errorf("with cursors (-want +got): %v\n%s", err, d)
+	}
+}
+
+// Which events are places follows from the log alone: with other rules other calls
+// stand in them, and none.
+func TestPlacesOfAFoldDoNotDependOnTheRules(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	for i, body := range []string{answer("ann", 1), answer("bob", 2), answer("ann", 3), "no survey"} {
+		w.publish(t, "acme", i, body)
+	}
+	w.publish(t, "gone", 9, answer("eve", 4))
+	spans, err := (&replay.Range{}).Spans(t.Context(), w.log, w.topics.Events())
+	if err != nil {
+		t.Fatal(err)
+	}
+	other, err := tenant.NewRegistry(tenant.Tenant{ID: "beta", WriteKey: tenant.NewSecret("k"), NoAuth: true, Rules: attribution.DefaultRules()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, c := range map[string]struct {
+		rules *tenant.Registry
+		calls int
+	}{"its tenant is known": {tenants(t), 2}, "its tenant is gone": {other, 0}} {
+		folder := replay.NewFolder(replay.Scan{Log: w.log, Topic: w.topics.Events(), Tenants: c.rules}, spans)
+		folded, err := folder.Partition(t.Context(), 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		// The test's events have one key for each tenant.
+		var places []int
+		calls := 0
+		for at := range 5 {
+			if folded.Has(queue.Offset(at)) {
+				places = append(places, at)
+			}
+			made, err := folded.Calls(queue.Offset(at))
+			if err != nil {
+				t.Fatal(err)
+			}
+			calls += len(made)
+		}
+		if d := cmp.Diff([]int{3, 4}, places); d != "" || calls != c.calls {
+			t.Errorf("%s: %d calls, want %d; places (-want +got):\n%s", name, calls, c.calls, d)
+		}
+	}
 }

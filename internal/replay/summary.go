@@ -54,6 +54,16 @@ func (s *Summary) Tenants() []Counts {
 	return all
 }
 
+// SetCalls makes other calls of the events than they make by themselves: so many for
+// each tenant. It is for when the scan has ended.
+func (s *Summary) SetCalls(calls map[tenant.ID]int) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for id, c := range s.tenants {
+		c.Calls = calls[id]
+	}
+}
+
 type summary struct {
 	to      *Summary
 	tenants map[tenant.ID]*Counts // since the last Flush

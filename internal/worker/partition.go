@@ -124,7 +124,11 @@ func (p *partition) run(fetching, attempts context.Context) {
 		ends = p.replay.ends
 	}
 	if p.replay == nil || !p.replay.over {
-		running.Go(func() { p.fetch(fetching, live) })
+		running.Go(func() {
+			if p.prepare(fetching) {
+				p.fetch(fetching, live)
+			}
+		})
 		running.Go(func() { p.rescan(fetching) })
 	}
 
@@ -250,7 +254,7 @@ func (p *partition) add(e *event) {
 		return
 	}
 	if !e.decided {
-		p.w.decide(e, p.w.o.Tenants())
+		p.decide(e, p.w.o.Tenants())
 	}
 	p.judge(e)
 	if it := p.lanes.Add(e.asLane()); it != nil && len(e.costs) == 0 {
@@ -360,15 +364,6 @@ func (p *partition) fetch(ctx context.Context, out chan<- fetched) {
 	if err := known.Warm(ctx, p.w.o.Log, topic, p.id, p.start.Offset, p.start.Start); err != nil && ctx.Err() == nil {
 		p.log.Warn("read what came before: copies of it would not be known", zap.Error(err))
 	}
-	if p.replay != nil {
-		if err := p.rebuild(ctx); err != nil {
-			if ctx.Err() == nil {
-				p.log.Error("stop replaying the partition", zap.Error(err))
-				<-ctx.Done()
-			}
-			return
-		}
-	}
 	// What is fetched waits beside the window until that has room.
 	r := p.w.o.Log.Reader(topic, p.id, p.start.Offset, queue.ReaderOptions{MaxBytes: min(queue.DefaultMaxBytes, p.limits.WindowBytes/fetchPart)})
 	for ctx.Err() == nil {
@@ -400,7 +395,7 @@ func (p *partition) fetch(ctx context.Context, out chan<- fetched) {
 			}
 			// What will be skipped need not be decided; it is when it comes again.
 			if _, skip := skips[e.owner]; !skip {
-				p.w.decide(e, tenants)
+				p.decide(e, tenants)
 			}
 			f.events = append(f.events, e)
 		}

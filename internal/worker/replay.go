@@ -10,9 +10,12 @@ import (
 
 	"go.uber.org/zap"
 
+	"refinersource/internal/attribution"
+	"refinersource/internal/deadletter"
 	"refinersource/internal/lane"
 	"refinersource/internal/queue"
 	"refinersource/internal/survey"
+	"refinersource/internal/tenant"
 )
 
 // Replay makes a worker send a range of the log again, as a member of a group of
@@ -32,6 +35,20 @@ type Replay struct {
 	// Held says whether a partition's live traffic has to go first; nil is never. It
 	// is asked often, and must not block.
 	Held func(partition int) bool
+	// Fold makes it send what remains of the range: of a partition's events with one
+	// key the folded calls, in the place of the last. What came after the range is
+	// sent as it stands. nil sends all events.
+	Fold func(ctx context.Context, partition int) (Folded, error)
+}
+
+// Folded is what remains of a partition's part of the range. Its methods are called
+// by several goroutines.
+type Folded interface {
+	// Has reports whether calls stand in the place of the event at that offset. That
+	// must not depend on anything but the log.
+	Has(at queue.Offset) bool
+	// Calls are those that do.
+	Calls(at queue.Offset) ([]attribution.Call, error)
 }
 
 // ReplaySpan is a part of a partition's log, To excluded.
@@ -55,6 +72,8 @@ type replaying struct {
 	asking    bool        // for the end of the log
 	asked     lane.Offset // the position at that time
 	ends      chan queue.Offset
+	ready     chan struct{} // closed when it is known what the range holds
+	folded    Folded        // from then on; nil if the range is not folded
 
 	mu      sync.Mutex
 	touched map[uint64]struct{} // keys of the range's records
@@ -68,12 +87,13 @@ func (w *Worker) replayOf(partition int) *replaying {
 	span, part := w.o.Replay.Spans[partition]
 	return &replaying{
 		Replay: w.o.Replay, partition: partition, span: span, over: !part, seed: maphash.MakeSeed(),
-		touched: make(map[uint64]struct{}), ends: make(chan queue.Offset),
+		touched: make(map[uint64]struct{}), ends: make(chan queue.Offset), ready: make(chan struct{}),
 	}
 }
 
-// includes reports whether a record is to be sent again: one of the range, or a
-// later one with the key of one. first says that it is read for the first time.
+// includes reports whether a record is to be sent again: one of the range, or what
+// it is folded to, or a later one with the key of one. first says that it is read for
+// the first time.
 func (r *replaying) includes(rec *queue.Record, first bool) bool {
 	if r == nil {
 		return true
@@ -88,10 +108,45 @@ func (r *replaying) includes(rec *queue.Record, first bool) bool {
 		if first {
 			r.touched[key] = struct{}{}
 		}
-		return true
+		return r.folded == nil || r.folded.Has(rec.Offset)
 	}
 	_, again := r.touched[key]
 	return again
+}
+
+// prepare finds out what has to be known of the range before the first event: which
+// keys it has, up to where this owner starts, and what it is folded to. It reports
+// whether the partition can be worked on.
+func (p *partition) prepare(ctx context.Context) bool {
+	if p.replay == nil {
+		return true
+	}
+	err := p.rebuild(ctx)
+	if err == nil && p.replay.Fold != nil {
+		p.replay.folded, err = p.replay.Fold(ctx, p.id)
+	}
+	if err != nil {
+		if ctx.Err() == nil {
+			p.log.Error("stop replaying the partition", zap.Error(err))
+			<-ctx.Done()
+		}
+		return false
+	}
+	close(p.replay.ready)
+	return true
+}
+
+// prepared waits until prepare has ended; false if it ended with ctx.
+func (r *replaying) prepared(ctx context.Context) bool {
+	if r == nil {
+		return true
+	}
+	select {
+	case <-r.ready:
+		return true
+	case <-ctx.Done():
+		return false
+	}
 }
 
 // rebuild reads again which keys the range has, up to where this owner starts.
@@ -196,6 +251,41 @@ func (w *Worker) replayOver(ctx context.Context) (bool, error) {
 	}
 	return true, nil
 }
+
+// decide says what an event makes: by the rules, or what is folded to its place.
+func (p *partition) decide(e *event, tenants *tenant.Registry) {
+	r := p.replay
+	if r == nil || r.folded == nil {
+		p.w.decide(e, tenants)
+		return
+	}
+	if e.record.Offset < r.span.To {
+		p.fold(e, tenants)
+	} else {
+		p.w.decide(e, tenants)
+	}
+	e.key = string(e.record.Key) // all users of a place have it, before and behind it
+}
+
+// fold makes an event one with the calls of its place.
+func (p *partition) fold(e *event, tenants *tenant.Registry) {
+	e.decided = true
+	defer e.spare()
+	calls, err := p.replay.folded.Calls(e.record.Offset)
+	t, ok := tenants.Get(tenant.ID(e.owner))
+	switch {
+	case err != nil:
+		e.fault(deadletter.StageAttribute, err)
+	case !ok || len(calls) == 0:
+		e.ignored = foldedToNothing
+	default:
+		e.tenant, e.calls = t, calls
+		e.cut(t.Pairing, p.w.o.Limits)
+	}
+}
+
+// foldedToNothing is why a replay leaves out a place of which no event makes a call.
+const foldedToNothing survey.Ignored = "no_calls"
 
 // spare makes an event that would be a dead letter one that is ignored: its letter
 // was written when it was delivered, or the audit says that it was not.

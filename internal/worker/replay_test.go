@@ -32,8 +32,8 @@ func (w *world) ends() map[int]queue.Bounds {
 	return b
 }
 
-// replay makes a worker one that replays the spans.
-func replay(spans map[int]worker.ReplaySpan) func(*worker.Options) {
+// replayed makes a worker one that replays the spans.
+func replayed(spans map[int]worker.ReplaySpan) func(*worker.Options) {
 	return func(o *worker.Options) {
 		small(o)
 		o.Group, o.Replay = "replay", &worker.Replay{Spans: spans}
@@ -99,7 +99,7 @@ func TestReplayFollowsEachUserToTheEnd(t *testing.T) {
 			t.Fatalf("%d repeats before the replay", again)
 		}
 		before := w.receiver.count()
-		m := w.start(replay(spans))
+		m := w.start(replayed(spans))
 		m.over()
 		again := w.verify(in(spans))
 		if want := 8 * w.tenants.Len(); again != want {
@@ -124,7 +124,7 @@ func TestReplayUnderLiveTrafficLeavesNothingOld(t *testing.T) {
 		w.publishAll(10, 6)
 		spans := w.spans(from, w.ends())
 		w.until("all to be delivered", w.settled)
-		m := w.start(replay(spans))
+		m := w.start(replayed(spans))
 		for range 40 {
 			w.publishAll(10, 1)
 			time.Sleep(100 * time.Millisecond)
@@ -149,8 +149,8 @@ func TestReplayIsSharedAndTakenOver(t *testing.T) {
 		live.terminate()
 		before := w.receiver.count()
 		w.receiver.latency = func(tenant.ID) time.Duration { return 500 * time.Millisecond }
-		first := w.join(replay(spans))
-		second := w.start(replay(spans))
+		first := w.join(replayed(spans))
+		second := w.start(replayed(spans))
 		w.until("a part to be sent", func() bool { return w.receiver.count() > before+100 })
 		first.crash()
 		second.over()
@@ -159,7 +159,7 @@ func TestReplayIsSharedAndTakenOver(t *testing.T) {
 		}
 		w.latest()
 		first.bury()
-		third := w.start(replay(spans)) // it has nothing left to do
+		third := w.start(replayed(spans)) // it has nothing left to do
 		before = w.receiver.count()
 		third.over()
 		if n := w.receiver.count() - before; n > 0 {
@@ -180,7 +180,7 @@ func TestReplaySendsWhatIsWantedWhenItMay(t *testing.T) {
 		live.terminate()
 		before := w.receiver.count()
 		began := time.Now()
-		m := w.start(replay(spans), func(o *worker.Options) {
+		m := w.start(replayed(spans), func(o *worker.Options) {
 			o.Replay.Wants = func(r *queue.Record) bool { return r.Header(queue.HeaderTenant) == "beta" }
 			o.Replay.Held = func(int) bool { return time.Since(began) < time.Minute }
 		})
@@ -214,7 +214,7 @@ func TestReceiptsOfAReplayNameIt(t *testing.T) {
 		w.until("all to be delivered", w.settled)
 		live.terminate()
 		m := w.start(func(o *worker.Options) {
-			replay(spans)(o)
+			replayed(spans)(o)
 			o.Replay.ID = "r1"
 		})
 		m.over()

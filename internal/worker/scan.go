@@ -87,6 +87,9 @@ func (s *scan) take(a scanned) {
 
 // rescan answers the scan's commands until ctx ends.
 func (p *partition) rescan(ctx context.Context) {
+	if !p.replay.prepared(ctx) {
+		return
+	}
 	var r *queue.Reader
 	var known *copies.Window
 	small := false
@@ -128,7 +131,7 @@ func (p *partition) rescan(ctx context.Context) {
 			e := newEvent(b.Records[i])
 			e.copied = known.Add(&e.record)
 			if _, ok := c.wanted[tenant.ID(e.owner)]; ok && p.replay.includes(&e.record, false) {
-				p.w.decide(e, tenants)
+				p.decide(e, tenants)
 				a.events = append(a.events, e)
 			}
 		}
