@@ -60,7 +60,7 @@ func newReceipts(w *Worker, partition, windowBytes int, log *zap.Logger, s *stat
 	return &receipts{
 		w: w, partition: partition, log: log, status: s,
 		limit: int64(limit), bundle: min(bundleBytes, limit/2),
-		wake:  make(chan struct{}, 1), room: make(chan struct{}, 1),
+		wake: make(chan struct{}, 1), room: make(chan struct{}, 1),
 		open: new(queue.Bundle), named: make(map[tenant.ID]string),
 		record: queue.Record{Headers: []queue.Header{{Key: queue.HeaderTenant}, {Key: queue.HeaderEventID}}},
 	}
