@@ -79,12 +79,15 @@ func (l *load) appendEvent(b []byte, user, seq int) []byte {
 		`"account":{"uuid":"9a1d0000-49cf-11ed-968d-%012[3]x","remote_id":"acc-%[3]d","domain":null,"display_name":"Awesome Inc.",`+
 		`"attributes":{"employee_count":"1","industry":"%[8]s","surveys":%[2]d,"revenue":null}},`+
 		`"triggered_event":"Completed Survey","form":{"uuid":"f0a3c1de-3c55-4a3b-9f3e-4d1f4f7b2a10","name":"Onboarding"},`+
-		`"response":{"uuid":"eb11%04[2]x-49cf-11ed-b050-%012[1]x","first_shown_at":"%[4]s","last_data_reception_at":"%[4]s",`+
+		`"response":{"uuid":"%[10]s","first_shown_at":"%[4]s","last_data_reception_at":"%[4]s",`+
 		`"completed_at":"%[4]s","dismissed_at":null,"received_at":"%[4]s",`+
 		`"data":{"what_is_your_job_role":"%[5]s","how_likely_are_you_to_recommend_us":%[9]d,"why":"%[7]s",`+
 		`"survey_number":%[2]d,"employee_count":"%[6]s"},"tags":[]}}`,
-		user, seq, user/4, at, roles[draw%len(roles)], sizes[draw%len(sizes)], whys[draw%len(whys)], trades[user%len(trades)], draw%11)
+		user, seq, user/4, at, roles[draw%len(roles)], sizes[draw%len(sizes)], whys[draw%len(whys)], trades[user%len(trades)], draw%11, eventID(user, seq))
 }
+
+// eventID is the id of a user's seq-th event: that of the response.
+func eventID(user, seq int) string { return fmt.Sprintf("eb11%04x-49cf-11ed-b050-%012x", seq, user) }
 
 // tenantID names a tenant: those of the load, and as many more as are configured.
 func tenantID(i int) string { return fmt.Sprintf("t%05d", i) }

@@ -68,6 +68,30 @@ func (p *process) stop() (usage, error) {
 	return u, nil
 }
 
+// cpu is the processor time that a running process has taken so far; 0 where the
+// system does not say.
+func (p *process) cpu() time.Duration {
+	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", p.cmd.Process.Pid))
+	if err != nil {
+		return 0
+	}
+	_, after, _ := bytes.Cut(stat, []byte(") ")) // behind the program's name
+	fields := bytes.Fields(after)
+	const user, system = 11, 12
+	if len(fields) <= system {
+		return 0
+	}
+	var ticks int
+	for _, field := range [][]byte{fields[user], fields[system]} {
+		n, err := strconv.Atoi(string(field))
+		if err != nil {
+			return 0
+		}
+		ticks += n
+	}
+	return time.Duration(ticks) * (time.Second / 100) // as Linux counts for processes, whatever its own tick
+}
+
 // peakRSS reads the most memory that a running process ever held. The one that
 // wait4 tells would be that of the process that started it, if this had more.
 func (p *process) peakRSS() int64 {

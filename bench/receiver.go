@@ -168,7 +168,7 @@ func (r *receiver) read(p *fastjson.Parser, body []byte, key string) ([]call, er
 			return nil, fmt.Errorf("user %d under the key %q", user, key)
 		}
 		c := call{user: user, index: int32(2*(seq-1) + kind)}
-		if (user+int(c.index))%checkedInFull == 0 {
+		if (user+int(c.index))%checkedInFull == checkedInFull-1 {
 			if err := r.readFull(v, user, seq, kind); err != nil {
 				return nil, err
 			}

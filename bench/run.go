@@ -42,9 +42,12 @@ type programs map[string]string
 // build builds the programs that are measured with the Go that runs this one. The
 // worker is built in its own module, with the versions that are shipped.
 func build(ctx context.Context, dir string, names ...string) (programs, error) {
-	out, err := exec.CommandContext(ctx, "go", "list", "-m", "-f", "{{.Dir}}", "refinersource", "refinersource/bench").Output()
+	list := exec.CommandContext(ctx, "go", "list", "-m", "-f", "{{.Dir}}", "refinersource", "refinersource/bench")
+	var said strings.Builder
+	list.Stderr = &said
+	out, err := list.Output()
 	if err != nil {
-		return nil, fmt.Errorf("find the sources (run this in the directory bench): %w", err)
+		return nil, fmt.Errorf("find the sources (run this in the directory bench): %w: %s", err, said.String())
 	}
 	roots := strings.Fields(string(out))
 	if len(roots) != 2 {
