@@ -133,7 +133,7 @@ func (r *receiver) ServeHTTP(w http.ResponseWriter, q *http.Request) {
 	}
 	r.arrive(calls)
 	if r.delay > 0 {
-		time.Sleep(r.delay)
+		<-time.After(r.delay)
 	}
 	r.accept(calls)
 	_, _ = io.WriteString(w, `{"success":true}`)

@@ -69,6 +69,10 @@ func TestReceiverFindsWhatBreaksThePromise(t *testing.T) {
 			func(calls []string) []string { return calls[:len(calls)-1] },
 			violations{Lost: 1},
 		},
+		"a lost group, and the user's next event": {
+			func(calls []string) []string { return append(calls[:1:1], calls[2:]...) },
+			violations{Order: 1, Lost: 1},
+		},
 		"a call that comes twice": {
 			func(calls []string) []string { return append(calls, calls[0]) },
 			violations{Duplicates: 1},
@@ -78,7 +82,7 @@ func TestReceiverFindsWhatBreaksThePromise(t *testing.T) {
 				calls[0], calls[1] = calls[1], calls[0]
 				return calls
 			},
-			// Of the two, and of the next identify nothing: both had come by then.
+			// The group came too early, and the identify too late.
 			violations{Order: 2},
 		},
 		"an event that overtakes another": {
