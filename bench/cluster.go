@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"os/exec"
 	"sync"
 	"time"
@@ -25,8 +24,9 @@ type cluster struct {
 	client   *kgo.Client
 	admin    *kadm.Client
 	binary   string // makes the topics
-	made     int
-	prefix   string
+	prefix   string // of all topics and groups
+	made     int    // prefixes of topics
+	groups   []string
 }
 
 // recordBytes bounds a batch of the producer: about a hundred events, as the
@@ -79,6 +79,12 @@ func (c *cluster) drop(ctx context.Context, prefix string) error {
 		return fmt.Errorf("delete topics: %w", err)
 	}
 	return nil
+}
+
+// group names a new consumer group.
+func (c *cluster) group() string {
+	c.groups = append(c.groups, fmt.Sprintf("%sgroup-%d", c.prefix, len(c.groups)+1))
+	return c.groups[len(c.groups)-1]
 }
 
 // fill produces the load's events from one to another in their order, at once. It
@@ -185,13 +191,14 @@ func (c *cluster) close(ctx context.Context) error {
 		for i := range c.made {
 			errs = append(errs, c.drop(ctx, fmt.Sprintf("%s%d.", c.prefix, i+1)))
 		}
+		_, err := c.admin.DeleteGroups(ctx, c.groups...)
+		errs = append(errs, err)
 	}
-	var last io.Closer = c.embedded
 	if c.client != nil {
 		c.client.Close()
 	}
 	if c.embedded != nil {
-		errs = append(errs, last.Close())
+		errs = append(errs, c.embedded.Close())
 	}
 	return errors.Join(errs...)
 }

@@ -136,7 +136,6 @@ type bench struct {
 	load       *load
 	configured int // tenants in the file
 	pairing    string
-	groups     int
 	stalled    time.Duration // how long nothing may come
 }
 
@@ -151,9 +150,8 @@ func (b *bench) scene(ctx context.Context, s *system, prefix string, l *load, de
 		r.close()
 		return nil, nil, err
 	}
-	b.groups++
 	return r, &place{
-		dir: b.dir, brokers: b.cluster.brokers, prefix: prefix, group: fmt.Sprintf("%sgroup-%d", prefix, b.groups),
+		dir: b.dir, brokers: b.cluster.brokers, prefix: prefix, group: b.cluster.group(),
 		tenants: tenants, endpoint: r.url,
 	}, nil
 }
