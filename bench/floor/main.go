@@ -101,11 +101,10 @@ func (f *floor) partition(ctx context.Context, generation *kafka.Generation, a k
 	}
 	next := a.Offset
 	for {
-		more, err := f.batch(ctx, r, &next)
-		if err != nil {
+		if err := f.batch(ctx, r, &next); err != nil {
 			return errors.Join(err, commit(next))
 		}
-		if !more || time.Since(last) > time.Second {
+		if time.Since(last) > time.Second {
 			if err := commit(next); err != nil {
 				return fmt.Errorf("commit: %w", err)
 			}
@@ -113,26 +112,27 @@ func (f *floor) partition(ctx context.Context, generation *kafka.Generation, a k
 	}
 }
 
-// batch posts what comes next and moves next behind it. It tells whether the log
-// has more.
-func (f *floor) batch(ctx context.Context, r *kafka.Reader, next *int64) (more bool, err error) {
+// batch posts what comes next and moves next behind it.
+func (f *floor) batch(ctx context.Context, r *kafka.Reader, next *int64) error {
 	var body bytes.Buffer
-	var m kafka.Message
-	for n := 0; n < batchEvents; n++ {
-		if m, err = r.ReadMessage(ctx); err != nil {
-			return false, fmt.Errorf("read: %w", err)
+	to := *next
+	for range batchEvents {
+		m, err := r.ReadMessage(ctx)
+		if err != nil {
+			return fmt.Errorf("read: %w", err)
 		}
+		to = m.Offset + 1
 		body.Write(m.Value)
 		body.WriteByte('\n')
-		if m.Offset+1 >= m.HighWaterMark { // the end of the log: there is nothing to wait for
+		if to >= m.HighWaterMark { // the end of the log: there is nothing to wait for
 			break
 		}
 	}
 	if err := f.post(context.WithoutCancel(ctx), body.Bytes()); err != nil { // what was begun is finished
-		return false, err
+		return err
 	}
-	*next = m.Offset + 1
-	return *next < m.HighWaterMark, nil
+	*next = to
+	return nil
 }
 
 func (f *floor) post(ctx context.Context, body []byte) error {
