@@ -1,10 +1,13 @@
 package worker_test
 
 import (
+	"errors"
 	"testing"
 	"time"
 
 	"refinersource/internal/lane"
+	"refinersource/internal/segment"
+	"refinersource/internal/survey"
 	"refinersource/internal/worker"
 )
 
@@ -41,4 +44,45 @@ func TestTakeoverWaitsAsLongAsTheOwnerBeforeMayStillBeHeard(t *testing.T) {
 			})
 		})
 	}
+}
+
+// Invariant 7: who takes over knows what came before the commit, so that a copy of
+// it behind the commit is dropped.
+func TestCopyOfWhatTheOwnerBeforeDeliveredIsDropped(t *testing.T) {
+	t.Parallel()
+	inBubble(t, func(t *testing.T, w *world) {
+		m := w.join()
+		w.publishAll(3, 2)
+		w.until("all to be delivered", w.settled)
+		m.terminate()
+		w.publishRaw("acme", "user-1", survey.RefinerWebhook, event("user-1", 1))
+		m = w.join()
+		w.until("the copy to be passed", w.settled)
+		w.verify(never)
+		if len(m.finished) != 1 || m.finished[0].Reason != "duplicate" {
+			t.Errorf("finished events %+v, want the copy", m.finished)
+		}
+		m.terminate()
+	})
+}
+
+// What waits behind a cursor is not delivered either: its users' later events would
+// overtake it.
+func TestChangedPartitionsAreRefusedWhileATenantWaits(t *testing.T) {
+	t.Parallel()
+	inBubble(t, func(t *testing.T, w *world) {
+		w.fails("acme", segment.Result{Class: segment.Misconfigured, Status: 401})
+		m := w.join()
+		w.publish("acme", "ann")
+		w.until("it to be passed", func() bool { return w.lag() == 0 && len(w.cursors("acme")) == 1 })
+		m.terminate()
+		w.addPartitions(partitions + 2)
+		refused := w.start()
+		if err := <-refused.ended; !errors.Is(err, worker.ErrPartitions) {
+			t.Errorf("Run returned %v, want %v", err, worker.ErrPartitions)
+		}
+		refused.stop()
+		_ = refused.letters.Close()
+		refused.log.Close()
+	})
 }
