@@ -1,11 +1,57 @@
 package worker_test
 
 import (
+	"context"
+	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"refinersource/internal/segment"
+	"refinersource/internal/tenant"
+	"refinersource/internal/worker"
 )
+
+// However many lanes catch up, a live request waits for little more than a tenth of a
+// second's worth of theirs; and together they keep to the rate.
+func TestManyLanesThatCatchUpDoNotDelayALiveRequest(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		pacer := worker.NewPacer()
+		pacer.SetShare(12, 12)
+		acme := &tenant.Tenant{ID: "acme", RateLimit: 100}
+		ctx, cancel := context.WithCancel(t.Context())
+		var mu sync.Mutex
+		sent := 0
+		var lanes sync.WaitGroup
+		for range 50 {
+			lanes.Go(func() {
+				for pacer.Wait(ctx, acme, 20, true) == nil {
+					mu.Lock()
+					sent += 20
+					mu.Unlock()
+				}
+			})
+		}
+		begun := time.Now()
+		for range 50 {
+			time.Sleep(400 * time.Millisecond)
+			asked := time.Now()
+			if err := pacer.Wait(ctx, acme, 5, false); err != nil {
+				t.Error(err)
+			}
+			if took := time.Since(asked); took > 300*time.Millisecond {
+				t.Errorf("a live request waited %v for its turn", took)
+			}
+		}
+		most := 100 * (1 + time.Since(begun).Seconds())
+		cancel()
+		lanes.Wait()
+		if all := float64(sent + 50*5); all > most || all < most*8/10 {
+			t.Errorf("%v calls, want little less than the %v that the rate allows", all, most)
+		}
+	})
+}
 
 // Within a tenant's rate live traffic goes first: what catches up takes what is left.
 func TestLiveTrafficGoesBeforeWhatCatchesUpWithinTheRate(t *testing.T) {

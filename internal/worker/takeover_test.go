@@ -66,6 +66,27 @@ func TestCopyOfWhatTheOwnerBeforeDeliveredIsDropped(t *testing.T) {
 	})
 }
 
+// Nor is a copy sent that stands behind a cursor, of an event that stands before it.
+func TestCopyBehindACursorIsKnownFromBeforeIt(t *testing.T) {
+	t.Parallel()
+	inBubble(t, func(t *testing.T, w *world) {
+		failing := w.fails("acme", segment.Result{Class: segment.Misconfigured, Status: 401})
+		failing.Store(false)
+		m := w.join()
+		w.publish("acme", "ann")
+		w.until("it to be delivered", w.settled)
+		failing.Store(true)
+		w.publish("acme", "ann")
+		w.until("the tenant to be passed", func() bool { return w.lag() == 0 && len(w.cursors("acme")) == 1 })
+		w.publishRaw("acme", "ann", survey.RefinerWebhook, event("ann", 1))
+		w.publish("acme", "ann")
+		failing.Store(false)
+		w.until("all to be delivered", w.settled)
+		w.verify(never)
+		m.terminate()
+	})
+}
+
 // What waits behind a cursor is not delivered either: its users' later events would
 // overtake it.
 func TestChangedPartitionsAreRefusedWhileATenantWaits(t *testing.T) {
