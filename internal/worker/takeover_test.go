@@ -5,9 +5,12 @@ import (
 	"testing"
 	"time"
 
+	"refinersource/internal/attribution"
 	"refinersource/internal/lane"
+	"refinersource/internal/queue"
 	"refinersource/internal/segment"
 	"refinersource/internal/survey"
+	"refinersource/internal/tenant"
 	"refinersource/internal/worker"
 )
 
@@ -105,5 +108,50 @@ func TestChangedPartitionsAreRefusedWhileATenantWaits(t *testing.T) {
 		refused.stop()
 		_ = refused.letters.Close()
 		refused.log.Close()
+	})
+}
+
+// A drain ends with its time, a third of the rebalance timeout, whatever is under
+// way: what has no answer by then is given up, and the commit says so.
+func TestDrainEndsWithItsTimeAndSaysWhatItCut(t *testing.T) {
+	t.Parallel()
+	inBubble(t, func(t *testing.T, w *world) {
+		w.receiver.latency = func(tenant.ID) time.Duration { return time.Minute }
+		m := w.join(func(o *worker.Options) { o.GroupOptions.RebalanceTimeout = 12 * time.Second })
+		at := w.publish("acme", "ann")
+		w.until("an answer to be under way", func() bool { return w.receiver.count() == 1 })
+		began := time.Now()
+		m.terminate()
+		if took := time.Since(began); took < 4*time.Second || took > 5*time.Second {
+			t.Errorf("the drain took %v, want 4s", took)
+		}
+		c, err := w.log.Committed(t.Context(), "group", w.topics.Events())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if said, err := lane.Decode(c[at.Partition].Metadata); err != nil || said.Owner != lane.Cut {
+			t.Errorf("the last commit says %v (%v), want %v", said.Owner, err, lane.Cut)
+		}
+		w.receiver.latency = nil
+		m = w.join()
+		w.until("all to be delivered", w.settled)
+		w.verify(func(tenant.ID, queue.Position, attribution.Kind) bool { return true })
+		m.terminate()
+	})
+}
+
+// A group without commits, as one that lost them, begins at the start of the log:
+// everything comes again, in order, and nothing is passed over.
+func TestGroupThatHasNoCommitsBeginsAtTheStartOfTheLog(t *testing.T) {
+	t.Parallel()
+	inBubble(t, func(t *testing.T, w *world) {
+		m := w.join()
+		w.publishAll(2, 3)
+		w.until("all to be delivered", w.settled)
+		m.terminate()
+		m = w.join(func(o *worker.Options) { o.Group = "without commits" })
+		w.until("all to be delivered again", func() bool { return m.delivered("") == 18 })
+		w.verify(func(tenant.ID, queue.Position, attribution.Kind) bool { return true })
+		m.terminate()
 	})
 }
