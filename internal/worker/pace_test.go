@@ -63,7 +63,7 @@ func TestLiveTrafficGoesBeforeWhatCatchesUpWithinTheRate(t *testing.T) {
 		failing := w.fails("acme", segment.Result{Class: segment.Misconfigured, Status: 401})
 		m := w.join()
 		for _, partition := range []int{0, 1} {
-			for _, user := range usersOf("acme", partition, 400) {
+			for _, user := range usersOf("acme", partition, 200) {
 				w.publish("acme", user)
 			}
 		}
@@ -71,7 +71,7 @@ func TestLiveTrafficGoesBeforeWhatCatchesUpWithinTheRate(t *testing.T) {
 		failing.Store(false)
 		w.until("it to catch up in both", func() bool { return w.receiver.count() > 80 })
 		live := usersOf("acme", 2, 10)
-		for n := range 180 { // 12 calls a second, of the 20
+		for n := range 90 { // 12 calls a second, of the 20
 			w.publish("acme", live[n%len(live)])
 			time.Sleep(time.Second / 6)
 		}
