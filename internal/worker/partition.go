@@ -292,8 +292,9 @@ func (p *partition) unblock(now time.Time) time.Time {
 }
 
 // letCommit passes the lanes whose requests take long and hold the commit: what was
-// delivered behind them would come again if this worker were killed. It returns when
-// to look again, zero if there is no need.
+// delivered behind them would come again if this worker were killed. Those that wait
+// for their host stay where they are. It returns when to look again, zero if there is
+// no need.
 func (p *partition) letCommit(now time.Time) time.Time {
 	for !p.draining && p.lanes.Holding() < lane.MaxCursors-cursorsToSpare {
 		it, ok := p.lanes.Oldest()
@@ -306,6 +307,9 @@ func (p *partition) letCommit(now time.Time) time.Time {
 		}
 		if now.Sub(since) < slowAfter {
 			return since.Add(slowAfter)
+		}
+		if p.w.deliverer.HostIsDown(tenantOf(it.Lane)) {
+			return now.Add(slowAfter)
 		}
 		if !p.lanes.Pass(it.Lane, now, lane.CauseSlow) {
 			break
