@@ -5,6 +5,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/google/go-cmp/cmp"
+
 	"refinersource/internal/checker"
 	"refinersource/internal/lane"
 )
@@ -241,6 +243,33 @@ func TestWhatThePromiseAllowsForIsNoBreach(t *testing.T) {
 				t.Errorf("counted %d, want %d:\n%s", got, c.want, report(r))
 			}
 		})
+	}
+}
+
+// A repeat is put down to the fault that is its cause, and so is what follows it in
+// order: to that which names the tenant, or else to the last that began.
+func TestRepeatsAreCountedByTheFaultThatCausedThem(t *testing.T) {
+	t.Parallel()
+	w := calm(t)
+	fault := func(name string, tenants ...string) {
+		w.h.Faults = append(w.h.Faults, checker.Fault{At: w.now, Until: w.now + second, Fault: name, Tenants: tenants})
+	}
+	a := w.event("acme", "u7", "a", 1)
+	fault("F26", "acme")
+	fault("F7")
+	w.request(a.tenant, answer{applied: true}, a.calls[0])
+	w.deliver(a)
+	w.commitAll()
+	w.pass(2 * second)
+	b := w.event("dove", "u7", "b", 1)
+	w.deliver(b)
+	fault("F1")
+	w.pass(2 * second)
+	w.deliver(b)
+	w.commitAll()
+	r := checker.Check(w.close(), checker.Options{})
+	if d := cmp.Diff(map[string]int{"F26": 1, "F1": 2}, r.Repeats.Faults); !r.OK() || d != "" {
+		t.Errorf("repeats by fault (-want +got):\n%s%s", d, report(r))
 	}
 }
 

@@ -289,6 +289,7 @@ type key struct {
 	calls     int32
 	next      int32 // the call that must come next
 	high      int32 // behind the furthest that was applied
+	fault     int32 // the cause of what came again of it last, counted from 1; 0 if none
 	inverted  bool  // what was applied last is not in the order of the log
 }
 

@@ -42,7 +42,7 @@ func TestReportCountsWhatHappened(t *testing.T) {
 	}
 	repeats := r.Repeats
 	repeats.Share = 0
-	if d := cmp.Diff(checker.Repeats{Calls: 5, Unknown: 1, Takeover: 1, Continued: 3}, repeats); d != "" {
+	if d := cmp.Diff(checker.Repeats{Calls: 5, Unknown: 1, Takeover: 1, Continued: 3, Faults: map[string]int{"F1": 4}}, repeats); d != "" {
 		t.Errorf("repeats (-want +got):\n%s", d)
 	}
 	if r.Events != len(h.Log) || r.Promised != len(h.Log) || r.Requests != len(h.Received) || r.Letters != 3 || r.MaxCursors != 1 {

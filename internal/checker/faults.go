@@ -49,6 +49,24 @@ func (c *checking) during(from, to Time, tenant string, effects ...Effect) bool 
 	}, effects...) >= 0
 }
 
+// latest is the fault that began last of those that were on between two times, with
+// one of the effects, or any where none is named, and about the tenant: one that
+// names it before one that is about all. It is counted from 1; 0 is none.
+func (c *checking) latest(from, to Time, tenant string, effects ...Effect) (found int32) {
+	var best *Fault
+	for i := range c.h.Faults {
+		f := &c.h.Faults[i]
+		if f.At > to || f.end() < from || !f.about(tenant) || len(effects) > 0 && !f.has(effects) {
+			continue
+		}
+		names := tenant != "" && len(f.Tenants) > 0
+		if best == nil || names && len(best.Tenants) == 0 || names == (len(best.Tenants) > 0 && tenant != "") && f.At >= best.At {
+			best, found = f, int32(i)+1
+		}
+	}
+	return found
+}
+
 // trimmed reports whether retention took an event, as a fault said.
 func (c *checking) trimmed(e *event) bool {
 	return e.offset < c.parts[int(e.partition)].start && c.any(Trimmed)

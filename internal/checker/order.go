@@ -20,6 +20,7 @@ func (c *checking) apply(r *Request, at int32, early bool) {
 		if again {
 			c.report.Repeats.Calls++
 			c.report.Repeats.Continued++
+			c.blame(k.fault)
 		}
 		k.next++
 	case cl.seq > k.next:
@@ -115,14 +116,19 @@ func (c *checking) repeated(r *Request, at int32, k *key) (stray bool) {
 		return true
 	case c.inDoubt(at, k):
 		n.Unknown++
+		k.fault = c.latest(cl.begun, max(cl.begun, cl.answered), c.tenants[e.tenant].ID)
 	case c.during(cl.begun-int64(c.o.Settle), r.Begun, "", Unclean) && c.uncommitted(at, r.Begun, false):
 		n.Takeover++
+		k.fault = c.latest(cl.begun-int64(c.o.Settle), r.Begun, "", Unclean)
 	case c.any(Unclean, Restart) && c.uncommitted(at, r.Begun, true):
 		n.Forgotten++
+		k.fault = c.latest(0, r.Begun, "", Unclean, Restart)
 	case c.during(cl.begun-int64(c.o.Settle), r.Begun, "", Trimmed) && c.torn(at, r.Begun):
 		n.Forgotten++
+		k.fault = c.latest(cl.begun-int64(c.o.Settle), r.Begun, "", Trimmed)
 	case c.during(0, r.Begun, c.tenants[e.tenant].ID, Rewind):
 		n.Replayed++
+		k.fault = c.latest(0, r.Begun, c.tenants[e.tenant].ID, Rewind)
 	default:
 		n.Uncaused++
 		if c.any(Unclean) {
@@ -132,8 +138,21 @@ func (c *checking) repeated(r *Request, at int32, k *key) (stray bool) {
 		}
 		return true
 	}
+	c.blame(k.fault)
 	k.next = cl.seq + 1
 	return false
+}
+
+// blame counts a repeat that a fault is the cause of; 0 is none of them.
+func (c *checking) blame(fault int32) {
+	if fault == 0 {
+		return
+	}
+	n := &c.report.Repeats
+	if n.Faults == nil {
+		n.Faults = make(map[string]int)
+	}
+	n.Faults[c.h.Faults[fault-1].Fault]++
 }
 
 // resumed reports whether a worker that took over between two times, the second at

@@ -1,9 +1,13 @@
 package checker
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"io"
+	"maps"
+	"slices"
+	"strings"
 	"time"
 )
 
@@ -52,6 +56,9 @@ type Repeats struct {
 	Copies    int     `json:"copies"`    // the log has the event again, far behind
 	Replayed  int     `json:"replayed"`  // by an operator
 	Uncaused  int     `json:"uncaused"`  // violations
+	// Faults are those of them that a fault of the history is the cause of, by its name:
+	// where several were on, the one that began last.
+	Faults map[string]int `json:"faults,omitempty"`
 }
 
 // Latency is from the promise to the acceptance of the last call, of the tenants
@@ -84,6 +91,9 @@ func (r *Report) Write(w io.Writer) error {
 	n := &r.Repeats
 	p.line("repeats    %d (%.3f %%): %d unknown outcome, %d takeover, %d continued, %d forgotten, %d late, %d copies, %d replayed, %d uncaused",
 		n.Calls, 100*n.Share, n.Unknown, n.Takeover, n.Continued, n.Forgotten, n.Late, n.Copies, n.Replayed, n.Uncaused)
+	if len(n.Faults) > 0 {
+		p.line("           by fault: %s", byFault(n.Faults))
+	}
 	p.line("commits    %d, at most %d cursors in one; %d dead letters", r.Commits, r.MaxCursors, r.Letters)
 	for _, s := range []struct {
 		name string
@@ -111,6 +121,17 @@ func (r *Report) Write(w io.Writer) error {
 		p.line("  and %d more", total-len(r.Violations))
 	}
 	return p.err
+}
+
+// byFault are counts by name, the largest first.
+func byFault(counts map[string]int) string {
+	names := slices.SortedFunc(maps.Keys(counts), func(a, b string) int {
+		return cmp.Or(counts[b]-counts[a], strings.Compare(a, b))
+	})
+	for i, name := range names {
+		names[i] = fmt.Sprintf("%s %d", name, counts[name])
+	}
+	return strings.Join(names, ", ")
 }
 
 // printing writes lines until one fails.

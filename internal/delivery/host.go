@@ -5,6 +5,8 @@ import (
 	"context"
 	"strings"
 	"time"
+
+	"refinersource/internal/tenant"
 )
 
 // host is what the tenants of one endpoint's host have in common: a budget for
@@ -218,6 +220,15 @@ func (s *state) isHeld(t *tenantState) bool {
 // failed since that was last closed.
 func (t *tenantState) isHeld() bool {
 	return t.host.open && t.failed && t.era >= t.host.era-1
+}
+
+// HostIsDown reports whether the tenant's requests wait for its host.
+func (d *Deliverer) HostIsDown(id tenant.ID) bool {
+	s := d.state
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	t := s.tenants[id]
+	return t != nil && t.isHeld()
 }
 
 // hold waits while the tenant's requests wait for its host, or until changed says

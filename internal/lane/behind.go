@@ -374,7 +374,7 @@ func (p *Partition[T]) Live(name string) {
 	if q.of != "" {
 		q.cause = CauseSlow
 	}
-	q.behind, q.known, q.until = false, nil, 0
+	q.behind, q.known, q.until, q.fell = false, nil, 0, true
 	p.settle(q)
 }
 
@@ -472,6 +472,9 @@ func (p *Partition[T]) Held() []Held {
 	}
 	return all
 }
+
+// Holding is how many lanes cursors hold, of MaxCursors.
+func (p *Partition[T]) Holding() int { return len(p.held) }
 
 // Cursors returns the cursors that a commit of CommitPoint needs, ordered by
 // From.

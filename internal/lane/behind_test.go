@@ -170,6 +170,34 @@ func TestPassedLaneKeepsItsShareInMemory(t *testing.T) {
 	}
 }
 
+// What is sent of a lane that is merely passed is live traffic; what has been read
+// again catches up, until nothing is left of it.
+func TestOnlyWhatWasReadAgainCatchesUp(t *testing.T) {
+	t.Parallel()
+	p := lane.New[string](limits, 0)
+	add(p, 0, "acme", "ann", pair...)
+	p.Pass("acme", since, lane.CauseSlow)
+	expect(t, "holding", p.Holding(), 1)
+	_, r := next(t, p)
+	expect(t, "passed", r.Behind, false)
+	p.Done(r, all(r, lane.Abandoned))
+	p.Suspend("acme", since, lane.CauseUnavailable)
+	p.Open("acme")
+	again(t, p, 0, "acme", "ann", pair...)
+	_, r = next(t, p)
+	expect(t, "behind", r.Behind, true)
+	p.Done(r, all(r, lane.Accepted))
+	p.Live("acme")
+	_, r = next(t, p)
+	expect(t, "what is left of that", r.Behind, true)
+	p.Done(r, all(r, lane.Accepted))
+	expect(t, "holding nothing", p.Holding(), 0)
+	add(p, 1, "acme", "ann", pair...)
+	p.Pass("acme", since, lane.CauseSlow)
+	_, r = next(t, p)
+	expect(t, "passed again", r.Behind, false)
+}
+
 // Lanes that have all the memory there is for those that are behind leave a little
 // of it to each other one.
 func TestEveryLaneThatIsBehindHasRoomForOne(t *testing.T) {

@@ -173,6 +173,7 @@ type queue[T any] struct {
 	// upTo is where what is known ends, if it is known of; 0 if it is not.
 	upTo Offset
 	torn int64 // no run counts across this ordinal: events before it are gone
+	fell bool  // it was behind, and what waits is from then
 
 	suspended bool // hands out nothing but probes
 	probing   bool // hands out one
@@ -298,7 +299,7 @@ func (p *Partition[T]) Next() (Request[T], bool) {
 // fill takes the parts of a request from a lane: the oldest first, until one
 // does not fit.
 func (p *Partition[T]) fill(q *queue[T]) Request[T] {
-	r := Request[T]{Lane: q.name, Probe: q.probing, Behind: q.behind || q.waiting > 0}
+	r := Request[T]{Lane: q.name, Probe: q.probing, Behind: q.behind || q.fell && q.waiting > 0}
 	if q.probing {
 		// Another one each time: the oldest may be what is wrong.
 		p.take(&r, q.heads.popNth(q.probes%min(len(q.heads), probeChoice)))
@@ -422,7 +423,7 @@ func (p *Partition[T]) settle(q *queue[T]) {
 	if q.behind || q.waiting > 0 {
 		return
 	}
-	q.passed = nil
+	q.passed, q.fell = nil, false
 	if q.of != "" {
 		p.join(q)
 		return

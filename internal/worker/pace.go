@@ -14,7 +14,8 @@ import (
 
 // pacer holds each tenant to its rate limit. The limit is that of all workers
 // together; a worker's share is its share of the partitions. What catches up lets
-// live traffic go first.
+// live traffic go first, and never has more of the limit to come than a tenth of a
+// second's worth.
 type pacer struct {
 	mu    sync.Mutex // never held across a wait
 	share float64
@@ -24,7 +25,8 @@ type pacer struct {
 // pace is one tenant's.
 type pace struct {
 	limiter *rate.Limiter
-	live    atomic.Int32 // live requests that wait
+	live    atomic.Int32  // live requests that wait
+	turn    chan struct{} // holds one: whoever of those that catch up is next
 }
 
 // yieldFor is how long what catches up waits before it looks again whether live
@@ -51,21 +53,37 @@ func (p *pacer) wait(ctx context.Context, t *tenant.Tenant, calls int, catchUp b
 		l.live.Add(1)
 		defer l.live.Add(-1)
 	}
+	wait := l.limiter.WaitN
+	if catchUp {
+		wait, burst = l.yield, max(1, burst/10)
+	}
 	for calls > 0 {
-		for catchUp && l.live.Load() > 0 {
-			select {
-			case <-ctx.Done():
-				return context.Cause(ctx)
-			case <-time.After(yieldFor):
-			}
-		}
 		n := min(calls, burst)
-		if err := l.limiter.WaitN(ctx, n); err != nil {
+		if err := wait(ctx, n); err != nil {
 			return err
 		}
 		calls -= n
 	}
 	return nil
+}
+
+// yield waits for its turn among those that catch up, then until no live request
+// waits, and then until so many calls more may be sent.
+func (l *pace) yield(ctx context.Context, calls int) error {
+	select {
+	case l.turn <- struct{}{}:
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+	defer func() { <-l.turn }()
+	for l.live.Load() > 0 {
+		select {
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		case <-time.After(yieldFor):
+		}
+	}
+	return l.limiter.WaitN(ctx, calls)
 }
 
 func (p *pacer) of(t *tenant.Tenant) (*pace, int) {
@@ -75,7 +93,7 @@ func (p *pacer) of(t *tenant.Tenant) (*pace, int) {
 	burst := max(1, int(math.Ceil(limit)))
 	l := p.paces[t.ID]
 	if l == nil {
-		l = &pace{limiter: rate.NewLimiter(rate.Limit(limit), burst)}
+		l = &pace{limiter: rate.NewLimiter(rate.Limit(limit), burst), turn: make(chan struct{}, 1)}
 		p.paces[t.ID] = l
 	}
 	if l.limiter.Limit() != rate.Limit(limit) {

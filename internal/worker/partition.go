@@ -14,9 +14,14 @@ import (
 	"refinersource/internal/queue"
 )
 
-// slowAfter is how long a request of a lane may take before the lane is passed
-// when it holds up a full window.
-const slowAfter = time.Second
+const (
+	// slowAfter is how long a request of a lane may take before the lane is passed, when
+	// it holds up a full window or the commit.
+	slowAfter = time.Second
+	// cursorsToSpare are for lanes that cannot do without one: what merely holds the
+	// commit gets none of these.
+	cursorsToSpare = lane.MaxCursors / 2
+)
 
 // fetchPart is the part of a window, one in so many, that a fetch asks for. Its events
 // take some four times as much.
@@ -139,6 +144,9 @@ func (p *partition) run(fetching, attempts context.Context) {
 		wake := p.tend(time.Now())
 		p.sendAll(attempts, &running, returned)
 		if at := p.unblock(time.Now()); !at.IsZero() {
+			wake = earlier(wake, at)
+		}
+		if at := p.letCommit(time.Now()); !at.IsZero() {
 			wake = earlier(wake, at)
 		}
 		if p.settleReplay(fetching, &running); p.replay.held() {
@@ -288,6 +296,33 @@ func (p *partition) unblock(now time.Time) time.Time {
 				p.log.Error("the partition waits: there is no room for another cursor", zap.Int("cursors", len(p.lanes.Held())), tenantField(it.Lane))
 			}
 			return now.Add(slowAfter)
+		}
+	}
+	return time.Time{}
+}
+
+// letCommit passes the lanes whose requests take long and hold the commit: what was
+// delivered behind them would come again if this worker were killed. Those that wait
+// for their host stay where they are. It returns when to look again, zero if there is
+// no need.
+func (p *partition) letCommit(now time.Time) time.Time {
+	for !p.draining && p.lanes.Holding() < lane.MaxCursors-cursorsToSpare {
+		it, ok := p.lanes.Oldest()
+		if !ok {
+			break
+		}
+		since, busy := p.flights[it.Lane]
+		if !busy {
+			break
+		}
+		if now.Sub(since) < slowAfter {
+			return since.Add(slowAfter)
+		}
+		if p.w.deliverer.HostIsDown(tenantOf(it.Lane)) {
+			return now.Add(slowAfter)
+		}
+		if !p.lanes.Pass(it.Lane, now, lane.CauseSlow) {
+			break
 		}
 	}
 	return time.Time{}

@@ -314,11 +314,14 @@ func (p *partition) addBehind(e *event) {
 }
 
 // loseBehind takes in that events are gone from the log that lanes were to be
-// given: said with their exact range.
+// given: said of each with its exact range, which begins where the lane stands. One
+// that stands before the gap comes upon what is gone of its own events by itself.
 func (p *partition) loseBehind(gap *queue.GapError) {
 	for name, unread := range p.lanes.Behind() {
-		if unread < lane.Offset(gap.To) {
-			p.w.lost(p.log.With(tenantField(name)), gap)
+		if unread >= lane.Offset(gap.From) && unread < lane.Offset(gap.To) {
+			own := *gap
+			own.From = queue.Offset(unread)
+			p.w.lost(p.log.With(tenantField(name)), &own)
 			p.lanes.Lost(name, lane.Offset(gap.To))
 			if m := p.scan.members[name]; m != nil {
 				m.next = lane.Offset(gap.To)

@@ -1,0 +1,89 @@
+package worker_test
+
+import (
+	"errors"
+	"fmt"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"refinersource/internal/attribution"
+	"refinersource/internal/queue"
+	"refinersource/internal/segment"
+	"refinersource/internal/tenant"
+	"refinersource/internal/worker"
+)
+
+// Invariant 7: one whose answers take long does not hold the commit, so that a crash
+// beside it repeats no more of the others than a crash without it.
+func TestSlowTenantDoesNotHoldTheCommit(t *testing.T) {
+	t.Parallel()
+	inBubble(t, func(t *testing.T, w *world) {
+		w.receiver.latency = func(id tenant.ID) time.Duration {
+			if id == "acme" {
+				return 8 * time.Second
+			}
+			return 10 * time.Millisecond
+		}
+		m := w.join(func(o *worker.Options) { o.CommitInterval = 200 * time.Millisecond })
+		most := queue.Offset(0)
+		users := usersOf("beta", 0, 10)
+		w.publish("acme", userOf("acme", 0))
+		for n := range 200 { // 20 a second
+			at := w.publish("beta", users[n%len(users)])
+			if n%20 == 0 {
+				w.publish("acme", userOf("acme", 0))
+			}
+			time.Sleep(50 * time.Millisecond)
+			most = max(most, at.Offset-w.committed()[0])
+		}
+		if most > 40 {
+			t.Errorf("up to %d events were delivered and not committed, want those of less than two seconds", most)
+		}
+		w.until("all to be delivered", w.settled)
+		w.verify(never)
+		m.terminate()
+	})
+}
+
+// Where a host is down its tenants wait where they are, and no cursors arise.
+func TestTenantsOfADeadHostGetNoCursors(t *testing.T) {
+	t.Parallel()
+	inBubble(t, func(t *testing.T, w *world) {
+		var all []tenant.Tenant
+		for n := range 30 {
+			id := tenant.ID(fmt.Sprintf("t-%02d", n))
+			all = append(all, tenant.Tenant{
+				ID: id, WriteKey: tenant.NewSecret("key-of-" + string(id)), Endpoint: "http://receiver.invalid",
+				Rules: attribution.DefaultRules(), Pairing: tenant.Strict,
+			})
+		}
+		var err error
+		if w.tenants, err = tenant.NewRegistry(all...); err != nil {
+			t.Fatal(err)
+		}
+		var down atomic.Bool
+		down.Store(true)
+		w.receiver.answer = func(tenant.ID, []attribution.Call) segment.Result {
+			if down.Load() {
+				return segment.Result{Class: segment.Transient, Err: errors.New("connection refused")}
+			}
+			return segment.Result{}
+		}
+		m := w.join()
+		for _, who := range all {
+			w.publish(who.ID, userOf(who.ID, 0))
+		}
+		for range 60 {
+			time.Sleep(time.Second)
+			if n := len(w.allCursors()); n > 0 {
+				t.Errorf("%d cursors while the host is down, want none", n)
+				break
+			}
+		}
+		down.Store(false)
+		w.until("all to be delivered", w.settled)
+		w.verify(never)
+		m.terminate()
+	})
+}

@@ -1,0 +1,94 @@
+package worker_test
+
+import (
+	"context"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"refinersource/internal/segment"
+	"refinersource/internal/tenant"
+	"refinersource/internal/worker"
+)
+
+// However many lanes catch up, a live request waits for little more than a tenth of a
+// second's worth of theirs; and together they keep to the rate.
+func TestManyLanesThatCatchUpDoNotDelayALiveRequest(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		pacer := worker.NewPacer()
+		pacer.SetShare(12, 12)
+		acme := &tenant.Tenant{ID: "acme", RateLimit: 100}
+		ctx, cancel := context.WithCancel(t.Context())
+		var mu sync.Mutex
+		sent := 0
+		var lanes sync.WaitGroup
+		for range 50 {
+			lanes.Go(func() {
+				for pacer.Wait(ctx, acme, 20, true) == nil {
+					mu.Lock()
+					sent += 20
+					mu.Unlock()
+				}
+			})
+		}
+		begun := time.Now()
+		for range 50 {
+			time.Sleep(400 * time.Millisecond)
+			asked := time.Now()
+			if err := pacer.Wait(ctx, acme, 5, false); err != nil {
+				t.Error(err)
+			}
+			if took := time.Since(asked); took > 300*time.Millisecond {
+				t.Errorf("a live request waited %v for its turn", took)
+			}
+		}
+		most := 100 * (1 + time.Since(begun).Seconds())
+		cancel()
+		lanes.Wait()
+		if all := float64(sent + 50*5); all > most || all < most*8/10 {
+			t.Errorf("%v calls, want little less than the %v that the rate allows", all, most)
+		}
+	})
+}
+
+// Within a tenant's rate live traffic goes first: what catches up takes what is left.
+func TestLiveTrafficGoesBeforeWhatCatchesUpWithinTheRate(t *testing.T) {
+	t.Parallel()
+	inBubble(t, func(t *testing.T, w *world) {
+		for t := range w.tenants.All() {
+			t.RateLimit = 20
+		}
+		failing := w.fails("acme", segment.Result{Class: segment.Misconfigured, Status: 401})
+		m := w.join()
+		for _, partition := range []int{0, 1} {
+			for _, user := range usersOf("acme", partition, 200) {
+				w.publish("acme", user)
+			}
+		}
+		w.until("it to be passed", func() bool { return w.lag() == 0 && len(w.cursors("acme")) == 2 })
+		failing.Store(false)
+		w.until("it to catch up in both", func() bool { return w.receiver.count() > 80 })
+		live := usersOf("acme", 2, 10)
+		for n := range 90 { // 12 calls a second, of the 20
+			w.publish("acme", live[n%len(live)])
+			time.Sleep(time.Second / 6)
+		}
+		if len(w.cursors("acme")) != 2 {
+			t.Error("it has caught up before: nothing was in the way")
+		}
+		w.until("all to be delivered", w.settled)
+		w.verify(never)
+		m.terminate()
+		slowest := time.Duration(0)
+		for _, f := range m.finished {
+			if f.Position.Partition == 2 {
+				slowest = max(slowest, f.Finished.Sub(f.Accepted))
+			}
+		}
+		if slowest > 4*time.Second {
+			t.Errorf("a live event took %v beside what caught up", slowest)
+		}
+	})
+}
