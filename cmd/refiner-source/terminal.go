@@ -53,8 +53,8 @@ func moment(t time.Time) string {
 	return t.UTC().Format("2006-01-02T15:04:05.000Z")
 }
 
-// ask asks on the terminal whether to do something; no is the answer to all but yes.
-// what is named to whom has no terminal, and must say --yes.
+// ask asks on the terminal whether to do something; whatever is not yes is no. what
+// names it to somebody who has no terminal, and has to say --yes.
 func ask(cmd *cobra.Command, question, what string) (bool, error) {
 	in := cmd.InOrStdin()
 	if in == os.Stdin && !term.IsTerminal(int(os.Stdin.Fd())) {
