@@ -1,11 +1,9 @@
 package main
 
 import (
-	"bufio"
 	"context"
 	"errors"
 	"fmt"
-	"os"
 	"strings"
 	"sync/atomic"
 	"text/tabwriter"
@@ -13,7 +11,6 @@ import (
 
 	"github.com/spf13/cobra"
 	"golang.org/x/sync/errgroup"
-	"golang.org/x/term"
 
 	"refinersource/internal/deadletter"
 	"refinersource/internal/queue"
@@ -134,25 +131,11 @@ func (d *discard) agreed(plan *deadReport) (bool, error) {
 	if !d.execute || d.yes {
 		return true, nil
 	}
-	in := d.cmd.InOrStdin()
-	if in == os.Stdin && !term.IsTerminal(int(os.Stdin.Fd())) {
-		return false, usagef("there is no terminal to ask on: add --yes to discard %d letters", plan.Letters)
+	ok, err := ask(d.cmd, fmt.Sprintf("Discard %d letters?", plan.Letters), fmt.Sprintf("discard %d letters", plan.Letters))
+	if err == nil && !ok {
+		err = errors.New("nothing was discarded")
 	}
-	_, _ = fmt.Fprintf(out, "Discard %d letters? [y/N] ", plan.Letters)
-	answers := make(chan string, 1)
-	go func() { // ends with the process, if nobody answers
-		answer, _ := bufio.NewReader(in).ReadString('\n')
-		answers <- strings.ToLower(strings.TrimSpace(answer))
-	}()
-	select {
-	case answer := <-answers:
-		if answer == "y" || answer == "yes" {
-			return true, nil
-		}
-	case <-d.cmd.Context().Done():
-		_, _ = fmt.Fprintln(out)
-	}
-	return false, errors.New("nothing was discarded")
+	return ok, err
 }
 
 // publish marks the letters, and returns how many have been.

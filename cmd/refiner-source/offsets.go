@@ -26,15 +26,15 @@ import (
 func newOffsets() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:     "offsets",
-		Short:   "Show how far the workers are, and which tenants wait",
+		Short:   "Show how far the workers are and which tenants wait, or move the commits",
 		Example: "  refiner-source offsets show --brokers localhost:9092 --tenants tenants.yaml",
 		Args:    cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			_ = cmd.Help()
-			return usagef("name a command: offsets show")
+			return usagef("name a command: offsets show or offsets reset")
 		},
 	}
-	cmd.AddCommand(newOffsetsShow())
+	cmd.AddCommand(newOffsetsShow(), newOffsetsReset())
 	return cmd
 }
 

@@ -1,13 +1,18 @@
 package main
 
 import (
+	"bufio"
 	"encoding/json/jsontext"
 	"encoding/json/v2"
 	"fmt"
 	"io"
+	"os"
 	"strconv"
 	"strings"
 	"time"
+
+	"github.com/spf13/cobra"
+	"golang.org/x/term"
 )
 
 // printJSON prints a value for programs.
@@ -46,4 +51,26 @@ func moment(t time.Time) string {
 		return "-"
 	}
 	return t.UTC().Format("2006-01-02T15:04:05.000Z")
+}
+
+// ask asks on the terminal whether to do something; whatever is not yes is no. what
+// names it to somebody who has no terminal, and has to say --yes.
+func ask(cmd *cobra.Command, question, what string) (bool, error) {
+	in := cmd.InOrStdin()
+	if in == os.Stdin && !term.IsTerminal(int(os.Stdin.Fd())) {
+		return false, usagef("there is no terminal to ask on: add --yes to %s", what)
+	}
+	_, _ = fmt.Fprintf(cmd.ErrOrStderr(), "%s [y/N] ", question)
+	answers := make(chan string, 1)
+	go func() { // ends with the process, if nobody answers
+		answer, _ := bufio.NewReader(in).ReadString('\n')
+		answers <- strings.ToLower(strings.TrimSpace(answer))
+	}()
+	select {
+	case answer := <-answers:
+		return answer == "y" || answer == "yes", nil
+	case <-cmd.Context().Done():
+		_, _ = fmt.Fprintln(cmd.ErrOrStderr())
+		return false, nil
+	}
 }

@@ -36,13 +36,15 @@ type load struct {
 func tenantID(i int) string { return fmt.Sprintf("t%02d", i) }
 func writeKey(i int) string { return fmt.Sprintf("write-key-of-t%02d", i) }
 
-// tenantsFile writes a tenants file whose tenants all deliver to endpoint.
-func tenantsFile(t *testing.T, n int, endpoint string) string {
+// tenantsFile writes a tenants file whose tenants all deliver to endpoint, with more
+// keys, if there are any.
+func tenantsFile(t *testing.T, n int, endpoint string, more ...string) string {
 	t.Helper()
 	var b strings.Builder
 	b.WriteString("tenants:\n")
 	for i := range n {
-		fmt.Fprintf(&b, "  - {id: %s, write_key: %s, endpoint: %q, tokens: [token-of-%s]}\n", tenantID(i), writeKey(i), endpoint, tenantID(i))
+		fmt.Fprintf(&b, "  - {id: %s, write_key: %s, endpoint: %q, tokens: [token-of-%s]%s}\n", tenantID(i), writeKey(i), endpoint, tenantID(i),
+			strings.Join(append([]string{""}, more...), ", "))
 	}
 	path := filepath.Join(t.TempDir(), "tenants.yaml")
 	if err := os.WriteFile(path, []byte(b.String()), 0o600); err != nil {
@@ -66,13 +68,18 @@ func (l *load) send(ctx context.Context, ingress string) {
 	l.mu.Lock()
 	l.positions = make(map[person][]position)
 	l.mu.Unlock()
-	client := &http.Client{Transport: &http.Transport{MaxIdleConnsPerHost: 64}, Timeout: 30 * time.Second}
+	l.sendRounds(ctx, ingress, 1, l.each)
+}
+
+// sendRounds posts those events of every user, and returns when all are answered.
+func (l *load) sendRounds(ctx context.Context, ingress string, first, last int) {
+	client := newClient()
 	defer client.CloseIdleConnections()
 	const senders = 32
 	var sending sync.WaitGroup
 	for s := range senders {
 		sending.Go(func() {
-			for seq := 1; seq <= l.each; seq++ {
+			for seq := first; seq <= last; seq++ {
 				for u := s; u < l.users; u += senders {
 					l.post(ctx, client, ingress, u, seq)
 				}
@@ -82,10 +89,21 @@ func (l *load) send(ctx context.Context, ingress string) {
 	sending.Wait()
 }
 
+// person is the user of that number.
+func (l *load) person(u int) person {
+	return person{tenantID(u % l.tenants), fmt.Sprintf("user-%d", u)}
+}
+
+// keyTenant is the tenant of a write key.
+func keyTenant(key string) string { return strings.TrimPrefix(key, "write-key-of-") }
+
+func newClient() *http.Client {
+	return &http.Client{Transport: &http.Transport{MaxIdleConnsPerHost: 64}, Timeout: 30 * time.Second}
+}
+
 func (l *load) post(ctx context.Context, client *http.Client, ingress string, u, seq int) {
-	tenant := tenantID(u % l.tenants)
-	who := person{tenant, fmt.Sprintf("user-%d", u)}
-	at, err := post(ctx, client, ingress, tenant, webhook(who.user, u/10, seq))
+	who := l.person(u)
+	at, err := post(ctx, client, ingress, who.tenant, webhook(who.user, u/10, seq))
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if err != nil {

@@ -62,13 +62,23 @@ type process struct {
 // start runs a command of the binary and waits until it is ready.
 func start(t *testing.T, name string, args ...string) *process {
 	t.Helper()
-	p := &process{t: t, name: name, admin: freeAddr(t), log: filepath.Join(t.TempDir(), name+".log")}
+	admin := freeAddr(t)
+	p := launch(t, name, append(args, "--admin-listen", admin)...)
+	p.admin = admin
+	p.ready()
+	return p
+}
+
+// launch runs a command of the binary.
+func launch(t *testing.T, name string, args ...string) *process {
+	t.Helper()
+	p := &process{t: t, name: name, log: filepath.Join(t.TempDir(), name+".log")}
 	log, err := os.Create(p.log)
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer func() { _ = log.Close() }()
-	p.cmd = exec.Command(binary, append(args, "--admin-listen", p.admin)...)
+	p.cmd = exec.Command(binary, args...)
 	p.cmd.Stdout, p.cmd.Stderr = log, log
 	if err := p.cmd.Start(); err != nil {
 		t.Fatal(err)
@@ -83,7 +93,6 @@ func start(t *testing.T, name string, args ...string) *process {
 			t.Logf("log of %s:\n%s", p.name, tail(string(text), 40))
 		}
 	})
-	p.ready()
 	return p
 }
 
@@ -149,6 +158,18 @@ func (p *process) terminate() time.Duration {
 		p.t.Errorf("%s after SIGTERM: %v, want exit code 0", p.name, err)
 	}
 	return time.Since(begun)
+}
+
+// wait waits until the process ends by itself, and fails the test unless that is
+// within the time and with 0.
+func (p *process) wait(patience time.Duration) {
+	p.t.Helper()
+	late := time.AfterFunc(patience, func() { _ = p.cmd.Process.Kill() })
+	defer late.Stop()
+	p.ended = true
+	if err := p.cmd.Wait(); err != nil {
+		p.t.Fatalf("%s: %v, want exit code 0 within %v", p.name, err, patience)
+	}
 }
 
 // kill ends the process with SIGKILL.

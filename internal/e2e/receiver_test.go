@@ -6,6 +6,7 @@ import (
 	"io"
 	"net/http"
 	"net/http/httptest"
+	"strconv"
 	"sync"
 	"testing"
 	"time"
@@ -28,6 +29,7 @@ type call struct {
 	tenant string // from the write key
 	seq    int    // of the user's event, from 1
 	at     time.Time
+	via    int // of which of the receiver's addresses it came to: 0 is its own
 }
 
 // receiver is a server of Segment's protocol that keeps all it accepts, in the
@@ -40,6 +42,7 @@ type receiver struct {
 	faults   []string
 	requests int
 	distinct map[string]int // message id → times
+	via      map[int]int    // address → calls
 	answer   func(calls []call) (status int, header http.Header)
 	latency  time.Duration // of every request; set before the first
 	arrived  *sync.Cond
@@ -47,11 +50,25 @@ type receiver struct {
 
 func newReceiver(t *testing.T) *receiver {
 	t.Helper()
-	r := &receiver{distinct: make(map[string]int)}
+	r := &receiver{distinct: make(map[string]int), via: make(map[int]int)}
 	r.arrived = sync.NewCond(&r.mu)
 	r.server = httptest.NewServer(r)
 	t.Cleanup(r.server.Close)
 	return r
+}
+
+// viaHeader says which of its addresses a request came to.
+const viaHeader = "Via-Address"
+
+// address is another address of the receiver; it takes its calls down as via.
+func (r *receiver) address(t *testing.T, via int) string {
+	t.Helper()
+	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, q *http.Request) {
+		q.Header.Set(viaHeader, strconv.Itoa(via))
+		r.ServeHTTP(w, q)
+	}))
+	t.Cleanup(s.Close)
+	return s.URL
 }
 
 // script sets the answer to requests from now on; nil accepts.
@@ -70,6 +87,7 @@ func (r *receiver) ServeHTTP(w http.ResponseWriter, q *http.Request) {
 		Batch []call `json:"batch"`
 	}
 	key, _, _ := q.BasicAuth()
+	via, _ := strconv.Atoi(q.Header.Get(viaHeader)) // 0 without one
 	if r.latency > 0 {
 		<-time.After(r.latency)
 	}
@@ -94,12 +112,13 @@ func (r *receiver) ServeHTTP(w http.ResponseWriter, q *http.Request) {
 		}
 	}
 	for _, c := range batch.Batch {
-		c.tenant, c.at = key, time.Now()
+		c.tenant, c.at, c.via = key, time.Now(), via
 		c.seq = c.Traits.UserSeq
 		if c.Type == "group" {
 			c.seq = c.Traits.AccountSeq
 		}
 		r.accepted = append(r.accepted, c)
+		r.via[via]++
 		r.distinct[c.MessageID]++
 	}
 	r.arrived.Broadcast()
@@ -124,6 +143,35 @@ func (r *receiver) await(t *testing.T, want int, patience time.Duration) {
 		}
 		r.arrived.Wait()
 	}
+}
+
+// awaitVia waits until so many calls came to an address, whether or not they came
+// before, or gives up.
+func (r *receiver) awaitVia(t *testing.T, via, want int, patience time.Duration) {
+	t.Helper()
+	late := false
+	timer := time.AfterFunc(patience, func() {
+		r.mu.Lock()
+		late = true
+		r.mu.Unlock()
+		r.arrived.Broadcast()
+	})
+	defer timer.Stop()
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for r.via[via] < want {
+		if late {
+			t.Fatalf("%d of %d calls came to address %d within %v", r.via[via], want, via, patience)
+		}
+		r.arrived.Wait()
+	}
+}
+
+// countVia is how many calls came to an address.
+func (r *receiver) countVia(via int) int {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.via[via]
 }
 
 // count is how many different calls have been accepted.

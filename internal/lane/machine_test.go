@@ -49,7 +49,7 @@ func TestPartitionKeepsItsPromisesUnderAnySchedule(t *testing.T) {
 		t.Repeat(map[string]func(*rapid.T){
 			"append": m.append, "read": m.read, "read more": m.read, "read again": m.readAgain, "read more again": m.readAgain, "reach": m.reach,
 			"send": m.send, "send more": m.send, "return": m.returned, "return more": m.returned, "suspend": m.suspend, "probe": m.probe,
-			"open": m.openLane, "pass": m.pass, "release": m.release, "set apart": m.setApart, "commit": m.committed, "drain": m.drain, "crash": m.crash,
+			"open": m.openLane, "pass": m.pass, "release": m.release, "set apart": m.setApart, "commit": m.committed, "drain": m.drain, "crash": m.crash, "reset": m.reset,
 			"": m.check,
 		})
 		m.heal(t)

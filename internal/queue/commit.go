@@ -66,9 +66,15 @@ type Commit struct {
 // commit; the latter is found before anything is sent. Where only some partitions
 // failed it is a *CommitError; the others are stored.
 func (g *Generation) Commit(ctx context.Context, commits []Commit) error {
+	return g.group.log.commit(ctx, kafka.OffsetCommitRequest{
+		GroupID: g.group.opts.ID, GenerationID: g.ID, MemberID: g.MemberID,
+	}, g.group.opts.Topic, commits)
+}
+
+// commit stores commits in the name that the request says.
+func (l *Log) commit(ctx context.Context, as kafka.OffsetCommitRequest, topic string, commits []Commit) error {
 	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
 	defer cancel()
-	topic := g.group.opts.Topic
 	failed := make(map[int]error)
 	for _, c := range commits {
 		if err := checkMetadata(c.Metadata); err != nil {
@@ -79,7 +85,8 @@ func (g *Generation) Commit(ctx context.Context, commits []Commit) error {
 		return &CommitError{Topic: topic, Partitions: failed}
 	}
 	for part := range commitRequests(commits) {
-		if err := g.commit(ctx, part, failed); err != nil {
+		as.Topics = map[string][]kafka.OffsetCommit{topic: part}
+		if err := l.commitPart(ctx, as, topic, failed); err != nil {
 			return fmt.Errorf("commit %s: %w", topic, err)
 		}
 	}
@@ -89,27 +96,21 @@ func (g *Generation) Commit(ctx context.Context, commits []Commit) error {
 	return nil
 }
 
-// commit sends one request. The call's own error is nil when the coordinator
+// commitPart sends one request. The call's own error is nil when the coordinator
 // refuses a partition; that stands in the answer, and goes into failed.
-func (g *Generation) commit(ctx context.Context, commits []kafka.OffsetCommit, failed map[int]error) error {
-	topic := g.group.opts.Topic
-	res, err := g.group.log.client.OffsetCommit(ctx, &kafka.OffsetCommitRequest{
-		GroupID:      g.group.opts.ID,
-		GenerationID: g.ID,
-		MemberID:     g.MemberID,
-		Topics:       map[string][]kafka.OffsetCommit{topic: commits},
-	})
+func (l *Log) commitPart(ctx context.Context, req kafka.OffsetCommitRequest, topic string, failed map[int]error) error {
+	res, err := l.client.OffsetCommit(ctx, &req)
 	if err != nil {
 		return classify(err)
 	}
-	answered := make(map[int]bool, len(commits))
+	answered := make(map[int]bool, len(req.Topics[topic]))
 	for _, p := range res.Topics[topic] {
 		answered[p.Partition] = true
 		if p.Error != nil {
 			failed[p.Partition] = classify(p.Error)
 		}
 	}
-	for _, c := range commits {
+	for _, c := range req.Topics[topic] {
 		if !answered[c.Partition] {
 			failed[c.Partition] = fmt.Errorf("no answer: %w", ErrUnavailable)
 		}

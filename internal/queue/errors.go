@@ -31,6 +31,8 @@ var (
 	ErrGenerationEnded = errors.New("generation ended")
 	// ErrMetadataTooLarge: the metadata of a commit is over MaxMetadataUnits.
 	ErrMetadataTooLarge = errors.New("commit metadata too large")
+	// ErrGroupActive: the group has members; its commits are theirs alone.
+	ErrGroupActive = errors.New("the group has active members")
 	// ErrGap: records are gone; see GapError.
 	ErrGap = errors.New("records are gone from the log")
 )
@@ -92,7 +94,7 @@ func classify(err error) error {
 func classOf(err error) error {
 	for _, class := range []error{
 		ErrUnavailable, ErrRefused, ErrTooLarge, ErrClosed, ErrOffsetOutOfRange, ErrGenerationEnded,
-		ErrMetadataTooLarge, ErrGap,
+		ErrMetadataTooLarge, ErrGroupActive, ErrGap,
 	} {
 		if errors.Is(err, class) {
 			return nil

@@ -53,6 +53,8 @@ func Run(t *testing.T, options queue.Options) {
 		"EnsureTopicsCreatesAndNeverAlters":              s.ensureTopics,
 		"CheckTopicsFindsWhatIsWrong":                    s.checkTopics,
 		"BoundsAndCommittedSayHowFarAGroupIs":            s.boundsAndCommitted,
+		"ResetIsRefusedWhileTheGroupHasMembers":          s.resetCommits,
+		"ResetMakesTheFirstCommitsOfAGroup":              s.resetOfNewGroup,
 		"RetentionIsWhatTheTopicHasOrTheCluster":         s.retention,
 		"RequestsToATopicThatDoesNotExistAreUnavailable": s.missingTopic,
 		"MoreReplicasThanBrokersAreRefused":              s.refusedTopic,
