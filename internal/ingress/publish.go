@@ -123,7 +123,8 @@ func isTraceparent(s string) bool {
 
 // conclude says what became of the events.
 func (q *request) conclude(list []*event, isBatch bool) (*receipt, *problem) {
-	answer := &receipt{Events: make([]acceptedEvent, 0, len(list))}
+	answer := &q.ownAnswer
+	answer.Events = q.ownAccepted[:0]
 	for _, e := range list {
 		if e.rejected != nil {
 			answer.Rejected = append(answer.Rejected, *e.rejected)

@@ -32,10 +32,11 @@ type outbox struct {
 
 // letter is a record on its way, which one call of Publish waits for.
 type letter struct {
-	record *Record // nil if nobody waits any more
-	size   int
-	sent   bool // under Publisher.mu
-	done   chan struct{}
+	record    Record
+	size      int
+	sent      bool // under Publisher.mu, as withdrawn
+	withdrawn bool // nobody waits any more
+	done      chan struct{}
 
 	// What became of it, from done on. The partition is there in any case.
 	position Position
@@ -84,7 +85,7 @@ func (p *Publisher) enqueue(ctx context.Context, rec *Record) (*letter, error) {
 	}
 	partition := balancer.Balance(kafka.Message{Key: rec.Key}, p.partitions...)
 	l := p.newLetter()
-	l.record, l.size, l.position = rec, p.sizeOf(rec), Position{Topic: p.topic, Partition: partition}
+	l.record, l.size, l.position = *rec, p.sizeOf(rec), Position{Topic: p.topic, Partition: partition}
 	box := &p.outboxes[partition]
 	box.waiting = append(box.waiting, l)
 	if !box.busy {
@@ -98,7 +99,7 @@ func (p *Publisher) withdraw(l *letter) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if !l.sent {
-		l.record = nil
+		l.withdrawn, l.record = true, Record{}
 	}
 }
 
@@ -225,7 +226,7 @@ func (b *outbox) take(limit int) (taken []*letter, size int) {
 	taken = make([]*letter, 0, len(b.waiting))
 	n := 0
 	for _, l := range b.waiting {
-		if l.record != nil {
+		if !l.withdrawn {
 			if size > 0 && size+l.size > limit {
 				break
 			}
@@ -319,7 +320,7 @@ func (r *letterReader) ReadRecord() (*kafka.Record, error) {
 	if len(r.rest) == 0 {
 		return nil, io.EOF
 	}
-	rec := r.rest[0].record
+	rec := &r.rest[0].record
 	r.rest = r.rest[1:]
 	r.key.rest, r.value.rest = rec.Key, rec.Value
 	r.headers = kafkaHeaders(r.headers[:0], rec.Headers)
