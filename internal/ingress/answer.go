@@ -43,7 +43,7 @@ type rejection struct {
 }
 
 func (a *receipt) write(w http.ResponseWriter) {
-	writeHeader(w, http.StatusAccepted, "application/json")
+	writeHeader(w, http.StatusAccepted, typeJSON)
 	// An error is the connection's: nobody is there to be told.
 	_, _ = w.Write(a.appendJSON(make([]byte, 0, 256)))
 }
@@ -133,14 +133,22 @@ func (p *problem) write(w http.ResponseWriter) {
 	if p.Status == http.StatusUnauthorized {
 		h.Set("WWW-Authenticate", "Bearer")
 	}
-	writeHeader(w, p.Status, "application/problem+json")
+	writeHeader(w, p.Status, typeProblem)
 	_, _ = w.Write(appendAny(nil, p))
 }
 
-func writeHeader(w http.ResponseWriter, status int, mediaType string) {
+// Values of headers, made once; nobody changes them.
+var (
+	typeJSON    = []string{"application/json"}
+	typeProblem = []string{"application/problem+json"}
+	noStore     = []string{"no-store"}
+	noSniff     = []string{"nosniff"}
+)
+
+func writeHeader(w http.ResponseWriter, status int, mediaType []string) {
 	h := w.Header()
-	h.Set("Content-Type", mediaType)
-	h.Set("Cache-Control", "no-store")
-	h.Set("X-Content-Type-Options", "nosniff")
+	h["Content-Type"] = mediaType
+	h["Cache-Control"] = noStore
+	h["X-Content-Type-Options"] = noSniff
 	w.WriteHeader(status)
 }

@@ -121,6 +121,7 @@ type Handler struct {
 	// inFlight has room for the bodies of all requests, unverified for those whose
 	// sender is known only when the body has been read: strangers cannot take more.
 	inFlight, unverified *budget
+	deadlines            *deadlines // of publishing
 }
 
 // New returns a handler. It fails with tenant.Faults if there is a tenant for whom
@@ -145,6 +146,7 @@ func New(o Options) (*Handler, error) {
 		metrics:    m,
 		inFlight:   newBudget(o.MaxInFlightBytes),
 		unverified: newBudget(max(o.MaxInFlightBytes/4, o.MaxBodyBytes)),
+		deadlines:  &deadlines{timeout: o.PublishTimeout},
 	}, nil
 }
 
