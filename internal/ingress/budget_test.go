@@ -63,3 +63,12 @@ func TestAllocationBudgetOfARequest(t *testing.T) {
 		t.Run(name, func(t *testing.T) { allocs.Hold(t, requestAllocs, request) })
 	}
 }
+
+// BenchmarkRequest is the handler alone, without a network and a log.
+func BenchmarkRequest(b *testing.B) {
+	request := requests(b, webhookPath, webhook)
+	b.ReportAllocs()
+	for b.Loop() {
+		request()
+	}
+}
