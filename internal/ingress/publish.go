@@ -59,7 +59,8 @@ func (q *request) publish(list []*event) {
 
 // deadlines hands out contexts that end a timeout after they were asked for, or up to
 // a hundredth of it earlier: the requests of one moment share one. One with a timer of
-// its own for each costs as much as all the rest of publishing.
+// its own for each costs as much as all the rest of publishing, so here contexts stand
+// in a struct; they hold deadlines alone.
 type deadlines struct {
 	timeout time.Duration
 

@@ -2,6 +2,7 @@ package survey
 
 import (
 	"bytes"
+	"encoding/binary"
 	"unicode/utf8"
 )
 
@@ -222,15 +223,14 @@ func (g *glancer) identity(field uint) []byte {
 
 // text reads the trimmed text of a string that has no escapes, nil for null.
 func (g *glancer) text(field uint) []byte {
-	if g.once(field); g.null() {
+	if g.once(field); g.peek() != '"' {
+		g.ok = g.null()
 		return nil
 	}
 	v := g.string()
-	for _, c := range v {
-		if c == '\\' || c >= utf8.RuneSelf && !utf8.Valid(v) {
-			g.ok = false
-			return nil
-		}
+	if bytes.IndexByte(v, '\\') >= 0 || !utf8.Valid(v) {
+		g.ok = false
+		return nil
 	}
 	return bytes.TrimSpace(v)
 }
@@ -299,7 +299,7 @@ func (g *glancer) skip() {
 		}
 	case c == '-' || isDigit(c):
 		g.number()
-	case g.null(), g.literal("true"), g.literal("false"):
+	case c == 'n' && g.literal("null"), c == 't' && g.literal("true"), c == 'f' && g.literal("false"):
 	default:
 		g.ok = false
 	}
@@ -339,11 +339,16 @@ func (g *glancer) string() []byte {
 	}
 	from := g.at + 1
 	for i := from; i < len(g.raw); i++ {
-		c := g.raw[i]
-		if ordinary[c] {
-			continue
+		for i+8 <= len(g.raw) && allOrdinary(binary.LittleEndian.Uint64(g.raw[i:])) {
+			i += 8
 		}
-		switch {
+		for i < len(g.raw) && ordinary[g.raw[i]] {
+			i++
+		}
+		if i == len(g.raw) {
+			break
+		}
+		switch c := g.raw[i]; {
 		case c == '"':
 			g.at = i + 1
 			g.after = true
@@ -371,6 +376,14 @@ var ordinary = func() (table [256]bool) {
 	}
 	return table
 }()
+
+// allOrdinary reports whether all of eight characters are ordinary.
+func allOrdinary(x uint64) bool {
+	const each, high = 0x0101010101010101, 0x8080808080808080
+	// A byte below n takes a borrow into its highest bit, which it has not itself.
+	below := func(x uint64, n uint64) uint64 { return (x - each*n) &^ x }
+	return (below(x, ' ')|below(x^each*'"', 1)|below(x^each*'\\', 1))&high == 0
+}
 
 // escapeLen is the length of the escape that v begins with, 0 if it is none.
 func escapeLen(v []byte) int {
