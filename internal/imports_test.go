@@ -51,6 +51,7 @@ var table = []row{
 	{"app", []string{
 		"attribution", "broker", "console", "deadletter", "delivery", "ingress", "lane", "queue", "receipt", "replay", "segment", "survey", "tenant", "worker",
 	}, "wiring"},
+	{"allocs", nil, "what an operation may allocate, for tests"},
 	{"e2e", nil, "tests of whole processes, from outside"},
 	{"checker", nil, "recorded histories, held against the promise"},
 	{"simulation", []string{"attribution", "broker", "checker", "deadletter", "delivery", "ingress", "lane", "queue", "segment", "survey", "tenant", "worker"}, "seeded runs of the whole system in virtual time"},

@@ -3,6 +3,7 @@ package main
 import (
 	"errors"
 	"os"
+	"runtime/debug"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -90,9 +91,29 @@ func newIngress() *cobra.Command {
 	f := addRoleFlags(cmd)
 	listen := cmd.Flags().String("listen", "127.0.0.1:8080", "address for senders")
 	cmd.RunE = work(func(cmd *cobra.Command, _ []string) error {
+		collectRarely(os.LookupEnv)
 		return f.run(cmd, "ingress", app.Options{Ingress: &app.IngressOptions{Listen: *listen}})
 	})
 	return cmd
+}
+
+// What an ingress tells Go's garbage collector: see collectRarely.
+const (
+	ingressGCPercent   = 400
+	ingressMemoryLimit = 256 << 20 // nearly twice what may live: the bodies in flight, and all connections
+)
+
+// collectRarely trades memory for time. A collection costs an ingress as much as it
+// has connections, since it looks through their stacks, and hardly anything outlives
+// its request. The limit has it collect more often before memory grows. GOGC and
+// GOMEMLIMIT stay in force where they are set.
+func collectRarely(env func(string) (string, bool)) {
+	if _, ok := env("GOGC"); !ok {
+		debug.SetGCPercent(ingressGCPercent)
+	}
+	if _, ok := env("GOMEMLIMIT"); !ok {
+		debug.SetMemoryLimit(ingressMemoryLimit)
+	}
 }
 
 // addReceiptsFlag adds the flag of those who deliver.

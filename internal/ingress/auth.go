@@ -24,7 +24,8 @@ const maxSignatures = 5
 // and for none: only the request decides what there is to compare.
 func (q *request) authenticate(t *tenant.Tenant) (verify func(body []byte) bool, p *problem) {
 	admitted := t != nil && (t.NoAuth || q.o.AllowNoTokens && !t.HasCredentials())
-	for _, token := range tokens(q.r) {
+	var given [3]string
+	for _, token := range tokens(q.r, given[:0]) {
 		if t.HasToken(token) {
 			admitted = true
 		}
@@ -38,9 +39,8 @@ func (q *request) authenticate(t *tenant.Tenant) (verify func(body []byte) bool,
 	return nil, unauthorized()
 }
 
-// tokens returns what the request has for a token, in any of the three places.
-func tokens(r *http.Request) []string {
-	var given []string
+// tokens appends what the request has for a token, in any of the three places.
+func tokens(r *http.Request, given []string) []string {
 	if scheme, token, ok := strings.Cut(r.Header.Get("Authorization"), " "); ok && strings.EqualFold(scheme, "Bearer") {
 		given = append(given, strings.TrimSpace(token))
 	}

@@ -38,14 +38,12 @@ type hold struct {
 	bytes  int
 }
 
-// reserve takes n bytes from each budget, or reports false.
-func (q *request) reserve(n int, budgets ...*budget) bool {
-	for _, b := range budgets {
-		if !b.take(n) {
-			return false
-		}
-		q.holds = append(q.holds, hold{b, n})
+// reserve takes n bytes from the budget, or reports false.
+func (q *request) reserve(n int, b *budget) bool {
+	if !b.take(n) {
+		return false
 	}
+	q.holds = append(q.holds, hold{b, n})
 	return true
 }
 
@@ -79,7 +77,7 @@ func (q *request) format() (isLines bool, p *problem) {
 		}
 	}
 	contentType := q.r.Header.Get("Content-Type")
-	if contentType == "" {
+	if contentType == "" || contentType == "application/json" {
 		return false, nil
 	}
 	switch mediaType, _, err := mime.ParseMediaType(contentType); {
@@ -120,11 +118,7 @@ func (q *request) body(unverified bool) ([]byte, *problem) {
 	case length < 0:
 		length = limit
 	}
-	budgets := []*budget{q.inFlight}
-	if unverified {
-		budgets = append(budgets, q.unverified)
-	}
-	if !q.reserve(length, budgets...) {
+	if !q.reserve(length, q.inFlight) || unverified && !q.reserve(length, q.unverified) {
 		return nil, overloaded()
 	}
 	body, err := q.read(limit)

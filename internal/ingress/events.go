@@ -24,22 +24,26 @@ type event struct {
 
 // split finds the events in the body; isBatch tells a list of events from an event.
 func (q *request) split(body []byte, isLines bool) (list []*event, isBatch bool, p *problem) {
-	raws := [][]byte{body}
+	var raws [][]byte
 	switch {
 	case isLines:
-		raws, isBatch = splitLines(body), true
+		raws = splitLines(body)
 	case q.route.batch && isArray(body):
 		var err error
 		if raws, err = splitArray(body); err != nil {
 			return nil, true, newProblem(http.StatusBadRequest, err.Error())
 		}
-		isBatch = true
+	default:
+		q.ownEvent = event{raw: body}
+		q.ownList[0] = &q.ownEvent
+		q.peek(&q.ownEvent)
+		return q.ownList[:], false, nil
 	}
 	switch n := len(raws); {
 	case n == 0:
-		return nil, isBatch, newProblem(http.StatusBadRequest, "the body has no event")
+		return nil, true, newProblem(http.StatusBadRequest, "the body has no event")
 	case n > q.o.MaxBatchEvents:
-		return nil, isBatch, newProblem(http.StatusRequestEntityTooLarge,
+		return nil, true, newProblem(http.StatusRequestEntityTooLarge,
 			fmt.Sprintf("send at most %d events in a request", q.o.MaxBatchEvents))
 	}
 	list = make([]*event, len(raws))
@@ -47,7 +51,7 @@ func (q *request) split(body []byte, isLines bool) (list []*event, isBatch bool,
 		list[i] = &event{index: i, raw: raw}
 		q.peek(list[i])
 	}
-	return list, isBatch, nil
+	return list, true, nil
 }
 
 // peek reads who the event is about, and rejects what can never be a completion

@@ -121,6 +121,7 @@ type Handler struct {
 	// inFlight has room for the bodies of all requests, unverified for those whose
 	// sender is known only when the body has been read: strangers cannot take more.
 	inFlight, unverified *budget
+	deadlines            *deadlines // of publishing
 }
 
 // New returns a handler. It fails with tenant.Faults if there is a tenant for whom
@@ -145,24 +146,23 @@ func New(o Options) (*Handler, error) {
 		metrics:    m,
 		inFlight:   newBudget(o.MaxInFlightBytes),
 		unverified: newBudget(max(o.MaxInFlightBytes/4, o.MaxBodyBytes)),
+		deadlines:  &deadlines{timeout: o.PublishTimeout},
 	}, nil
 }
 
 // route is where events of one source are sent; the tenant's id follows prefix.
 type route struct {
+	name   string // in metrics and logs
 	prefix string
 	source survey.Source
 	batch  bool // several events may come at once
 }
 
-// name is the route's in metrics and logs.
-func (r route) name() string { return r.prefix + "{tenant}" }
-
 const otherRoute = "other"
 
 var routes = [...]route{
-	{prefix: "/v1/webhooks/refiner/", source: survey.RefinerWebhook},
-	{prefix: "/v1/events/", source: survey.SurveyEvent, batch: true},
+	{name: "/v1/webhooks/refiner/{tenant}", prefix: "/v1/webhooks/refiner/", source: survey.RefinerWebhook},
+	{name: "/v1/events/{tenant}", prefix: "/v1/events/", source: survey.SurveyEvent, batch: true},
 }
 
 // findRoute returns the route of a path and the tenant it names. There are no
@@ -180,6 +180,7 @@ func findRoute(path string) (route, tenant.ID, bool) {
 // else with a problem (RFC 9457).
 func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	req := &request{Handler: h, w: w, r: r, received: time.Now().UTC(), routeName: otherRoute}
+	req.holds = req.ownHolds[:0]
 	defer req.release()
 	answer, problem := req.serve()
 	status := http.StatusAccepted
@@ -189,10 +190,11 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	} else {
 		answer.write(w)
 	}
-	h.metrics.request(req.routeName, status, time.Since(req.received))
+	took := time.Since(req.received)
+	h.metrics.request(req.routeName, status, took)
 	if log := h.o.Logger.Check(zap.DebugLevel, "request answered"); log != nil {
 		log.Write(zap.String("route", req.routeName), zap.String("tenant", req.tenantLabel()), zap.Int("status", status),
-			zap.Int("bytes", req.size), zap.Duration("took", time.Since(req.received)))
+			zap.Int("bytes", req.size), zap.Duration("took", took))
 	}
 }
 
@@ -208,6 +210,13 @@ type request struct {
 	tenant    *tenant.Tenant // nil until it is known that the sender may send for it
 	size      int            // of the body, as far as known
 	holds     []hold         // what to give back when it is answered
+
+	// Room for what nearly every request has one or two of.
+	ownHolds    [2]hold
+	ownEvent    event
+	ownList     [1]*event
+	ownAnswer   receipt
+	ownAccepted [1]acceptedEvent
 }
 
 // tenantLabel is the tenant for logs: not what a stranger wrote into the path.
@@ -224,7 +233,7 @@ func (q *request) serve() (*receipt, *problem) {
 	if q.route, id, found = findRoute(q.r.URL.Path); !found {
 		return nil, newProblem(http.StatusNotFound, "there is nothing here")
 	}
-	q.routeName = q.route.name()
+	q.routeName = q.route.name
 	if q.r.Method != http.MethodPost {
 		return nil, &problem{Status: http.StatusMethodNotAllowed, Detail: "send POST", allow: http.MethodPost}
 	}

@@ -2,6 +2,7 @@ package ingress
 
 import (
 	"fmt"
+	"net/http"
 	"strconv"
 	"time"
 
@@ -44,7 +45,11 @@ func newMetrics(r prometheus.Registerer, noTenant bool) (*metrics, error) {
 }
 
 func (m *metrics) request(route string, status int, took time.Duration) {
-	m.requests.WithLabelValues(route, strconv.Itoa(status)).Inc()
+	code := "202"
+	if status != http.StatusAccepted {
+		code = strconv.Itoa(status)
+	}
+	m.requests.WithLabelValues(route, code).Inc()
 	m.seconds.Observe(took.Seconds())
 }
 

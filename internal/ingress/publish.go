@@ -6,6 +6,7 @@ import (
 	"net/http"
 	"strings"
 	"sync"
+	"time"
 
 	"go.uber.org/zap"
 	"golang.org/x/sync/errgroup"
@@ -21,8 +22,7 @@ const publishConcurrency = 64
 // by side. It goes on when the sender hangs up: what is under way may as well be
 // accepted.
 func (q *request) publish(list []*event) {
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(q.r.Context()), q.o.PublishTimeout)
-	defer cancel()
+	ctx := q.deadlines.next()
 	var failure firstError
 	if len(list) == 1 {
 		if e := list[0]; e.rejected == nil {
@@ -55,6 +55,30 @@ func (q *request) publish(list []*event) {
 		q.o.Logger.Warn("event not acknowledged by the log", zap.String("tenant", q.tenantLabel()),
 			zap.String("route", q.routeName), zap.Error(failure.err))
 	}
+}
+
+// deadlines hands out contexts that end a timeout after they were asked for, or up to
+// a hundredth of it earlier: the requests of one moment share one. One with a timer of
+// its own for each costs as much as all the rest of publishing, so here contexts stand
+// in a struct; they hold deadlines alone.
+type deadlines struct {
+	timeout time.Duration
+
+	mu      sync.Mutex
+	current context.Context
+	until   time.Time // when the next one is due
+}
+
+func (d *deadlines) next() context.Context {
+	now := time.Now()
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if !now.Before(d.until) {
+		ctx, cancel := context.WithTimeout(context.Background(), d.timeout)
+		context.AfterFunc(ctx, cancel) // it is never ended before
+		d.current, d.until = ctx, now.Add(d.timeout/100)
+	}
+	return d.current
 }
 
 // firstError keeps the first of the errors of several goroutines.
@@ -123,7 +147,8 @@ func isTraceparent(s string) bool {
 
 // conclude says what became of the events.
 func (q *request) conclude(list []*event, isBatch bool) (*receipt, *problem) {
-	answer := &receipt{Events: make([]acceptedEvent, 0, len(list))}
+	answer := &q.ownAnswer
+	answer.Events = q.ownAccepted[:0]
 	for _, e := range list {
 		if e.rejected != nil {
 			answer.Rejected = append(answer.Rejected, *e.rejected)

@@ -36,17 +36,26 @@ func Record(t *tenant.Tenant, raw []byte, received time.Time) (queue.Record, err
 }
 
 func newRecord(t *tenant.Tenant, source survey.Source, key, eventID string, raw []byte, received time.Time) queue.Record {
-	return queue.Record{
-		Key:   []byte(key),
-		Value: raw,
-		Headers: []queue.Header{
-			{Key: queue.HeaderTenant, Value: []byte(t.ID)},
-			{Key: queue.HeaderSource, Value: []byte(source)},
-			{Key: queue.HeaderEventID, Value: []byte(bounded(eventID))},
-			{Key: queue.HeaderReceivedAt, Value: received.AppendFormat(nil, time.RFC3339Nano)},
-		},
-		Time: received,
+	eventID = bounded(eventID)
+	// One piece of memory for key and envelope; there may be one more header.
+	all := make([]byte, 0, len(key)+len(t.ID)+len(source)+len(eventID)+len(time.RFC3339Nano))
+	part := func(from int) []byte { return all[from:len(all):len(all)] }
+	headers := make([]queue.Header, 4, 5)
+	all = append(all, key...)
+	recordKey := part(0)
+	for i, h := range [...]struct{ key, value string }{
+		{queue.HeaderTenant, string(t.ID)},
+		{queue.HeaderSource, string(source)},
+		{queue.HeaderEventID, eventID},
+	} {
+		from := len(all)
+		all = append(all, h.value...)
+		headers[i] = queue.Header{Key: h.key, Value: part(from)}
 	}
+	from := len(all)
+	all = received.AppendFormat(all, time.RFC3339Nano)
+	headers[3] = queue.Header{Key: queue.HeaderReceivedAt, Value: part(from)}
+	return queue.Record{Key: recordKey, Value: raw, Headers: headers, Time: received}
 }
 
 // recordKey is the tenant, and what the event is kept in order by.

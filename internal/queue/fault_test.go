@@ -201,10 +201,13 @@ func TestPublishAsksForAllInSyncReplicas(t *testing.T) {
 			acks = append(acks, req.(*kmsg.ProduceRequest).Acks)
 			return nil, nil, false
 		})
-		c.publish(t, "a")
-		c.Fault(kfake.Fault{Keys: []kmsg.Key{kmsg.Produce}, Topic: c.topic, Err: kerr.MessageTooLarge, Count: 1})
 		p := c.log.Publisher(c.topic, queue.PublisherOptions{})
 		ctx := virtual(t)
+		if _, err := p.Publish(ctx, queue.Record{Value: []byte("a")}); err != nil {
+			t.Fatal(err)
+		}
+		// So soon after a, the others share a request.
+		c.Fault(kfake.Fault{Keys: []kmsg.Key{kmsg.Produce}, Topic: c.topic, Err: kerr.MessageTooLarge, Count: 1})
 		var both sync.WaitGroup
 		for _, v := range []string{"b", "c"} {
 			both.Go(func() {
@@ -219,9 +222,8 @@ func TestPublishAsksForAllInSyncReplicas(t *testing.T) {
 		}
 		mu.Lock()
 		defer mu.Unlock()
-		// One for a, perhaps one for the batch that is refused, one each for b and c alone.
-		if len(acks) < 3 {
-			t.Errorf("%d requests, want those of b and c alone among them", len(acks))
+		if len(acks) != 4 {
+			t.Errorf("%d requests, want 4: one for a, one that is refused, one each for b and c alone", len(acks))
 		}
 		for _, got := range acks {
 			if got != -1 {

@@ -4,8 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
-	"sync/atomic"
+	"sync"
 	"time"
 
 	"github.com/segmentio/kafka-go"
@@ -16,13 +15,13 @@ const (
 	// DefaultMaxRecordBytes leaves room for a batch's own bytes below the 1,048,588
 	// that a topic takes by default.
 	DefaultMaxRecordBytes = 1_000_000
-	// DefaultLinger is how long a record waits for others to share its request.
+	// DefaultLinger is the least time between two requests to one broker.
 	DefaultLinger = 3 * time.Millisecond
 )
 
 const (
-	batchRecords = 100
-	writeTimeout = 5 * time.Second // of one produce request; half of it is the brokers' for replication
+	writeTimeout = 5 * time.Second  // of one produce request
+	ackTimeout   = writeTimeout / 2 // the brokers' part of it, for replication
 )
 
 // PublisherOptions are what a Publisher can be told. The zero value is good.
@@ -30,7 +29,10 @@ type PublisherOptions struct {
 	// MaxRecordBytes bounds a record with its key, headers and framing;
 	// 0 is DefaultMaxRecordBytes.
 	MaxRecordBytes int
-	Linger         time.Duration // 0 is DefaultLinger
+	// Linger is the least time between two requests to one broker, in which records
+	// gather for the second one; 0 is DefaultLinger. A record that comes later than
+	// that after the last request does not wait.
+	Linger time.Duration
 	// OnRetry is told each error after which a record is tried again. It may be
 	// called by many goroutines at once, and must not block. nil drops it.
 	OnRetry func(error)
@@ -39,12 +41,24 @@ type PublisherOptions struct {
 // Publisher appends records to one topic. It is safe for concurrent use; records
 // that are published at the same time share requests. Memory is bounded by what
 // the callers have under way, so they must bound it.
+//
+// It makes the requests itself (outbox.go); kafka-go's Writer would send one for
+// each partition (decision 20).
 type Publisher struct {
-	log    *Log
-	topic  string
-	opts   PublisherOptions
-	writer *kafka.Writer
-	closed atomic.Bool
+	log   *Log
+	topic string
+	opts  PublisherOptions
+
+	mu         sync.Mutex
+	closed     bool
+	leaders    []int32  // by partition; none before the first look
+	partitions []int    // as the balancer wants them
+	outboxes   []outbox // by partition
+	brokers    map[int32]*departures
+
+	letters sync.Pool
+
+	departing sync.WaitGroup // what was scheduled and is not done
 }
 
 // Publisher makes a publisher to the topic. Its owner must close it.
@@ -56,38 +70,7 @@ func (l *Log) Publisher(topic string, o PublisherOptions) *Publisher {
 		o.Linger = DefaultLinger
 	}
 	l.transport.know(topic)
-	return &Publisher{log: l, topic: topic, opts: o, writer: &kafka.Writer{
-		Addr:         l.client.Addr,
-		Topic:        topic,
-		Balancer:     balancer,
-		RequiredAcks: kafka.RequireAll,
-		// One attempt: Publish tries again itself, since kafka-go gives up at once
-		// where a partition has no leader, and goes on for records nobody waits for.
-		MaxAttempts:  1,
-		BatchSize:    batchRecords,
-		BatchBytes:   int64(o.MaxRecordBytes),
-		BatchTimeout: o.Linger,
-		WriteTimeout: writeTimeout,
-		Completion:   complete,
-		ErrorLogger:  l.errorLog,
-		Transport:    l.transport,
-	}}
-}
-
-// appended is what became of a record's batch; kafka-go carries it with the
-// message. It is written before WriteMessages returns for the batch, and must not
-// be read when that returned because its context ended.
-type appended struct {
-	partition int
-	offset    int64
-	shared    bool // the batch held other records too
-}
-
-func complete(messages []kafka.Message, _ error) {
-	for i := range messages {
-		a := messages[i].WriterData.(*appended)
-		*a = appended{partition: messages[i].Partition, offset: messages[i].Offset, shared: len(messages) > 1}
-	}
+	return &Publisher{log: l, topic: topic, opts: o, brokers: make(map[int32]*departures)}
 }
 
 // Publish appends the record to the partition of its key and returns its position
@@ -101,40 +84,56 @@ func complete(messages []kafka.Message, _ error) {
 // must never be changed or reused. Of two records the second surely comes after
 // the first in their partition only if the first was acknowledged before.
 func (p *Publisher) Publish(ctx context.Context, rec Record) (Position, error) {
-	var pos Position
-	err := retry(ctx, p.opts.OnRetry, func() error {
-		var err error
-		pos, err = p.append(ctx, rec)
-		return err
-	})
+	if p.sizeOf(&rec) > p.opts.MaxRecordBytes {
+		return Position{}, fmt.Errorf("publish record: %w", ErrTooLarge)
+	}
+	pos, err := p.append(ctx, &rec)
+	if err != nil && errors.Is(err, ErrUnavailable) {
+		first := err
+		err = retry(ctx, p.opts.OnRetry, func() error {
+			if first != nil { // the attempt that was made
+				err := first
+				first = nil
+				return err
+			}
+			var err error
+			pos, err = p.append(ctx, &rec)
+			return err
+		})
+	}
 	if err != nil {
 		return Position{}, fmt.Errorf("publish record: %w", err)
 	}
 	return pos, nil
 }
 
-func (p *Publisher) append(ctx context.Context, rec Record) (Position, error) {
-	a := new(appended)
-	msg := kafka.Message{Key: rec.Key, Value: rec.Value, Time: rec.Time, Headers: kafkaHeaders(rec.Headers), WriterData: a}
-	err := p.writer.WriteMessages(ctx, msg)
-	if _, ok := errors.AsType[kafka.MessageTooLargeError](err); ok {
-		return Position{}, ErrTooLarge // that error holds the record
-	}
-	if errors.Is(err, io.ErrClosedPipe) && p.closed.Load() {
-		return Position{}, ErrClosed
-	}
-	if err = classify(err); err != nil {
-		if ctx.Err() == nil && errors.Is(err, ErrTooLarge) && a.shared {
-			return p.appendAlone(ctx, a.partition, msg)
-		}
+// append makes one attempt.
+func (p *Publisher) append(ctx context.Context, rec *Record) (Position, error) {
+	l, err := p.enqueue(ctx, rec)
+	if err != nil {
 		return Position{}, err
 	}
-	return Position{Topic: p.topic, Partition: a.partition, Offset: Offset(a.offset)}, nil
+	select {
+	case <-l.done:
+	case <-ctx.Done():
+		p.withdraw(l)
+		return Position{}, classify(ctx.Err())
+	}
+	switch {
+	case l.err == nil:
+		pos := l.position
+		p.recycle(l)
+		return pos, nil
+	case errors.Is(l.err, ErrTooLarge) && l.shared && ctx.Err() == nil:
+		return p.appendAlone(ctx, l.position.Partition, rec)
+	default:
+		return Position{}, l.err
+	}
 }
 
 // appendAlone sends a record by itself after a batch with others was too large
 // for the topic, so that only the guilty one fails.
-func (p *Publisher) appendAlone(ctx context.Context, partition int, msg kafka.Message) (Position, error) {
+func (p *Publisher) appendAlone(ctx context.Context, partition int, rec *Record) (Position, error) {
 	ctx, cancel := context.WithTimeout(ctx, writeTimeout)
 	defer cancel()
 	res, err := p.log.client.Produce(ctx, &kafka.ProduceRequest{
@@ -142,7 +141,7 @@ func (p *Publisher) appendAlone(ctx context.Context, partition int, msg kafka.Me
 		Partition:    partition,
 		RequiredAcks: kafka.RequireAll,
 		Records: kafka.NewRecordReader(kafka.Record{
-			Key: kafka.NewBytes(msg.Key), Value: kafka.NewBytes(msg.Value), Headers: msg.Headers, Time: msg.Time,
+			Key: kafka.NewBytes(rec.Key), Value: kafka.NewBytes(rec.Value), Headers: kafkaHeaders(nil, rec.Headers), Time: rec.Time,
 		}),
 	})
 	if err == nil {
@@ -154,23 +153,35 @@ func (p *Publisher) appendAlone(ctx context.Context, partition int, msg kafka.Me
 	return Position{Topic: p.topic, Partition: partition, Offset: Offset(res.BaseOffset)}, nil
 }
 
-func kafkaHeaders(headers []Header) []kafka.Header {
-	if len(headers) == 0 {
-		return nil
+// Bounds of the framing, in bytes: of a record, its length, times, counts and
+// offset; of a header, the lengths of its key and value.
+const (
+	recordFraming = 64
+	headerFraming = 10
+)
+
+func (p *Publisher) sizeOf(rec *Record) int {
+	size := recordFraming + len(rec.Key) + len(rec.Value)
+	for _, h := range rec.Headers {
+		size += headerFraming + len(h.Key) + len(h.Value)
 	}
-	out := make([]kafka.Header, len(headers))
-	for i, h := range headers {
-		out[i] = kafka.Header(h)
+	return size
+}
+
+// kafkaHeaders appends the headers in kafka-go's form.
+func kafkaHeaders(dst []kafka.Header, headers []Header) []kafka.Header {
+	for _, h := range headers {
+		dst = append(dst, kafka.Header(h))
 	}
-	return out
+	return dst
 }
 
 // Close waits for the requests under way, one attempt each, and ends. Publish
 // fails with ErrClosed from then on.
 func (p *Publisher) Close() error {
-	p.closed.Store(true)
-	if err := p.writer.Close(); err != nil {
-		return fmt.Errorf("close publisher: %w", err)
-	}
+	p.mu.Lock()
+	p.closed = true
+	p.mu.Unlock()
+	p.departing.Wait()
 	return nil
 }

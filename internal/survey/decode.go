@@ -30,22 +30,6 @@ func Decode(source Source, raw []byte) (Completion, error) {
 	return d.decode(source, raw)
 }
 
-// Peek reads of one event what the ingress needs. It finds the same faults as
-// Decode, and the Head holds what is known nevertheless, at least the EventID.
-func Peek(source Source, raw []byte) (Head, error) {
-	d := newDecoder(raw)
-	defer d.close()
-	d.peek = true
-	c, err := d.decode(source, raw)
-	return Head{
-		EventID:     c.ID,
-		UserID:      c.UserID,
-		AnonymousID: c.AnonymousID,
-		AccountID:   c.AccountID,
-		Ignored:     c.Ignored,
-	}, err
-}
-
 func (d *decoder) decode(source Source, raw []byte) (Completion, error) {
 	var c Completion
 	var who respondent
