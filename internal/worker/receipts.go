@@ -119,6 +119,9 @@ func (r *receipts) fill(e *event, f *Finished) {
 	if r.w.o.Replay != nil {
 		n.Replay = r.w.o.Replay.ID
 	}
+	if e.redriven != nil && e.redriven.Mark != nil {
+		n.RedriveOf = &e.redriven.Mark.Of
+	}
 	calls := e.calls
 	if f.Outcome != Delivered {
 		calls = calls[:min(e.taken, len(calls))]
