@@ -443,3 +443,26 @@ func TestLetterOfARedriveIsRedrivenInThePlaceOfTheFirst(t *testing.T) {
 	}
 	w.must(t, "audit")
 }
+
+func TestDeadEventThatWasDeliveredAfterACrashCountsAsNewer(t *testing.T) {
+	t.Parallel()
+	w := newRedriveWorld(t, "other")
+	w.publish(t, "acme", "ann", 1, `{"role":"old","team":1}`, `{}`)
+	second := w.publish(t, "acme", "ann", 2, `{"role":"new"}`, `{}`)
+	w.deliver(t)
+	w.write(t, w.tenants, "", "other", "acme")
+	// As a worker does that takes it again, since the one before died before its commit.
+	receipts := w.log.Publisher(w.topics.Receipts(), queue.PublisherOptions{})
+	defer func() { _ = receipts.Close() }()
+	_, err := receipts.Publish(t.Context(), queue.Record{Key: []byte("acme/ann"), Value: receipt.Append(nil, &receipt.Receipt{
+		Tenant: "acme", EventID: "ann-2", Partition: second.Partition, Offset: second.Offset, Outcome: receipt.Delivered, FinishedAt: time.Now(),
+	})})
+	if err != nil {
+		t.Fatal(err)
+	}
+	fates := map[string]string{}
+	for _, i := range w.plan(t).Items {
+		fates[i.EventID] = fmt.Sprint(i.Fate, i.Since.User)
+	}
+	same(t, "fates", map[string]string{"ann-1": "redrive[refiner_role]", "ann-2": "delivered[]"}, fates)
+}

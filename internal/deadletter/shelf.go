@@ -339,29 +339,48 @@ func sideBySide(ctx context.Context, all []part, f func(context.Context, part) e
 	return g.Wait()
 }
 
-// Origins gives where the events stood of which there are letters since a time, and
-// whose keys are wanted. It never makes two calls at once.
-func Origins(ctx context.Context, log *queue.Log, topics queue.Topics, since time.Time, wanted func(key []byte) bool, each func(queue.Position)) error {
-	all, err := parts(ctx, log, topics.Dead(), since, time.Time{})
-	if err != nil {
-		return fmt.Errorf("find dead letters: %w", err)
-	}
+// Ends says of events with a key that is wanted, and that became letters since a time,
+// where they stood, and whether they were delivered all the same: after a crash a
+// worker takes an event again, and what was wrong may be mended by then.
+func Ends(ctx context.Context, log *queue.Log, topics queue.Topics, since time.Time, wanted func(key []byte) bool) (delivered map[queue.Position]bool, err error) {
+	delivered = make(map[queue.Position]bool)
 	var mu sync.Mutex
-	err = sideBySide(ctx, all, func(ctx context.Context, p part) error {
-		return readPart(ctx, log, topics.Dead(), p, shelfBytes, func(r *queue.Record) (bool, error) {
-			if !wanted(r.Key) {
+	each := func(topic string, take func(*queue.Record)) error {
+		all, err := parts(ctx, log, topic, since, time.Time{})
+		if err != nil {
+			return err
+		}
+		return sideBySide(ctx, all, func(ctx context.Context, p part) error {
+			return readPart(ctx, log, topic, p, shelfBytes, func(r *queue.Record) (bool, error) {
+				if wanted(r.Key) {
+					mu.Lock()
+					defer mu.Unlock()
+					take(r)
+				}
 				return true, nil
-			}
-			if l, err := Decode(r.Value); err == nil { // what is no letter is of no event
-				mu.Lock()
-				defer mu.Unlock()
-				each(l.Origin)
-			}
-			return true, nil
+			})
 		})
+	}
+	err = each(topics.Dead(), func(r *queue.Record) {
+		if l, err := Decode(r.Value); err == nil { // what is no letter is of no event
+			delivered[l.Origin] = false
+		}
 	})
 	if err != nil {
-		return fmt.Errorf("read dead letters: %w", err)
+		return nil, fmt.Errorf("read dead letters: %w", err)
 	}
-	return nil
+	err = each(topics.Receipts(), func(r *queue.Record) {
+		got, err := receipt.Parse(r.Value)
+		if err != nil || got.Outcome != receipt.Delivered || got.Replay != "" {
+			return
+		}
+		at := queue.Position{Topic: topics.Events(), Partition: got.Partition, Offset: got.Offset}
+		if _, dead := delivered[at]; dead {
+			delivered[at] = true
+		}
+	})
+	if err != nil {
+		return nil, fmt.Errorf("read receipts: %w", err)
+	}
+	return delivered, nil
 }

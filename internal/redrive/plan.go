@@ -32,6 +32,8 @@ const (
 	NoCalls Fate = "no_calls"
 	// UnderWay: it was put back before, and has no outcome yet.
 	UnderWay Fate = "under_way"
+	// Delivered: the event was delivered all the same.
+	Delivered Fate = "delivered"
 	// Moved: its user's events stand in another partition now.
 	Moved Fate = "moved"
 	// Unknown: events that came after it are gone from the log, so that nobody can tell
@@ -177,7 +179,7 @@ const readers = 4
 
 // look reads, in each partition, what came after the events.
 func (p *Plan) look(ctx context.Context, bounds map[int]queue.Bounds) error {
-	dead, err := p.dead(ctx)
+	delivered, err := p.ends(ctx)
 	if err != nil {
 		return err
 	}
@@ -185,9 +187,13 @@ func (p *Plan) look(ctx context.Context, bounds map[int]queue.Bounds) error {
 		if i.Fate == Moved || i.Fate == Unknown {
 			continue
 		}
+		if delivered[i.Origin] {
+			i.stays(Delivered, "", "it was delivered all the same, when it was taken again after a crash; discard the letter")
+			continue
+		}
 		s := p.scans[i.Origin.Partition]
 		if s == nil {
-			s = newScan(p, i.Origin.Partition, max(i.First+1, bounds[i.Origin.Partition].Start), dead)
+			s = newScan(p, i.Origin.Partition, max(i.First+1, bounds[i.Origin.Partition].Start), delivered)
 			p.scans[i.Origin.Partition] = s
 		}
 		s.items[i.key] = append(s.items[i.key], i)
@@ -210,12 +216,11 @@ func (p *Plan) look(ctx context.Context, bounds map[int]queue.Bounds) error {
 	})
 }
 
-// dead are the places of the letters' users' events that became letters: they have set
-// nothing.
-func (p *Plan) dead(ctx context.Context) (map[queue.Position]struct{}, error) {
-	dead := make(map[queue.Position]struct{})
+// ends says of the events of the letters' users which became letters, and whether they
+// were delivered all the same. Those that were not have set nothing.
+func (p *Plan) ends(ctx context.Context) (map[queue.Position]bool, error) {
 	if len(p.Items) == 0 {
-		return dead, nil
+		return map[queue.Position]bool{}, nil
 	}
 	keys, since := make(map[string]struct{}), p.Items[0].at
 	for _, i := range p.Items {
@@ -224,11 +229,10 @@ func (p *Plan) dead(ctx context.Context) (map[queue.Position]struct{}, error) {
 			since = i.at
 		}
 	}
-	err := deadletter.Origins(ctx, p.o.Log, p.o.Topics, since, func(key []byte) bool {
+	return deadletter.Ends(ctx, p.o.Log, p.o.Topics, since, func(key []byte) bool {
 		_, ok := keys[string(key)]
 		return ok
-	}, func(at queue.Position) { dead[at] = struct{}{} })
-	return dead, err
+	})
 }
 
 // of are the items of a partition.

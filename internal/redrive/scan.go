@@ -23,8 +23,8 @@ const patience = 30 * time.Second
 type scan struct {
 	plan      *Plan
 	partition int
-	items     map[string][]*Item // by key
-	dead      map[queue.Position]struct{}
+	items     map[string][]*Item      // by key
+	delivered map[queue.Position]bool // of events that became letters
 	reader    *queue.Reader
 	known     *copies.Window        // nil until it is warm
 	past      map[string][]redriven // of these keys, what has been read
@@ -37,9 +37,9 @@ type redriven struct {
 	mark  bool
 }
 
-func newScan(p *Plan, partition int, from queue.Offset, dead map[queue.Position]struct{}) *scan {
+func newScan(p *Plan, partition int, from queue.Offset, delivered map[queue.Position]bool) *scan {
 	return &scan{
-		plan: p, partition: partition, items: make(map[string][]*Item), dead: dead, past: make(map[string][]redriven),
+		plan: p, partition: partition, items: make(map[string][]*Item), delivered: delivered, past: make(map[string][]redriven),
 		reader: p.o.Log.Reader(p.o.Topics.Events(), partition, from, queue.ReaderOptions{}),
 	}
 }
@@ -92,13 +92,13 @@ func (s *scan) take(r *queue.Record) {
 	if copied || !holds {
 		return // it makes no call
 	}
-	_, dead := s.dead[r.Position]
+	delivered, dead := s.delivered[r.Position]
 	var said *attribution.Said
 	for _, i := range items {
 		if m != nil && m.Of == i.Origin.Offset {
 			i.stays(UnderWay, "", fmt.Sprintf("it was put back at %d:%d, and is not finished yet", r.Partition, r.Offset))
 		}
-		if dead || x.first <= i.First {
+		if dead && !delivered || x.first <= i.First {
 			continue
 		}
 		if said == nil {
