@@ -37,7 +37,7 @@ func newDeadRedrive() *cobra.Command {
 	}
 	f := addDeadFlags(cmd)
 	tenants := cmd.Flags().String("tenants", "", "tenants file (YAML), that of the workers")
-	stale := cmd.Flags().Bool("allow-stale", false, "also letters of which later events are gone from the log: what those have set may get older values")
+	stale := cmd.Flags().Bool("allow-stale", false, "also letters of which later events are gone from the log, or have another key: what those have set may get older values")
 	execute := cmd.Flags().Bool("execute", false, "do it; without it nothing is changed")
 	yes := cmd.Flags().Bool("yes", false, "do not ask")
 	cmd.RunE = work(func(cmd *cobra.Command, args []string) error {

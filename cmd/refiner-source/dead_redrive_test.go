@@ -465,4 +465,10 @@ func TestDeadEventThatWasDeliveredAfterACrashCountsAsNewer(t *testing.T) {
 		fates[i.EventID] = fmt.Sprint(i.Fate, i.Since.User)
 	}
 	same(t, "fates", map[string]string{"ann-1": "redrive[refiner_role]", "ann-2": "delivered[]"}, fates)
+
+	// With other keys nobody knows where her newer events are.
+	w.write(t, w.tenants, ", order_by: account", "other", "acme")
+	if i := w.plan(t).Items[0]; i.Fate != redrive.Unknown {
+		t.Errorf("with another key: %+v", i)
+	}
 }

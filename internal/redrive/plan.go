@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -36,8 +37,8 @@ const (
 	Delivered Fate = "delivered"
 	// Moved: its user's events stand in another partition now.
 	Moved Fate = "moved"
-	// Unknown: events that came after it are gone from the log, so that nobody can tell
-	// what newer ones have set.
+	// Unknown: events that came after it are gone from the log, or have another key since
+	// the rules have changed, so that nobody can tell what newer ones have set.
 	Unknown Fate = "unknown_since"
 )
 
@@ -75,8 +76,8 @@ type Options struct {
 	// Tenants have the rules, which must be those of the workers.
 	Tenants *tenant.Registry
 	Shelf   *deadletter.Shelf
-	// AllowStale puts letters back although events that came after them are gone from
-	// the log: what these have set may be set to older values.
+	// AllowStale puts letters back although it is not known what newer events have set:
+	// that may be set to older values.
 	AllowStale bool
 }
 
@@ -153,6 +154,10 @@ func (p *Plan) judge(i *Item, l *deadletter.Letter) {
 	}
 	i.said, _ = attribution.Say(&c, &t.Rules)
 	i.label = RulesOf(t)
+	if !p.o.AllowStale && !hasKey(l, t.Rules.OrderKey(c.UserID, c.AnonymousID, c.AccountID)) {
+		i.stays(Unknown, "", "newer events of its user have another key than it has: what they have set is not known")
+		return
+	}
 	res, err := attribution.AttributeSince(c, &t.Rules, l.Tenant, l.ReceivedAt, &i.Since)
 	switch {
 	case err != nil:
@@ -162,6 +167,14 @@ func (p *Plan) judge(i *Item, l *deadletter.Letter) {
 	case res.Ignored != survey.NotIgnored:
 		i.stays(NoCalls, string(res.Ignored), "by the rules of today it makes no call")
 	}
+}
+
+// hasKey reports whether new events that are kept in order by this have the letter's
+// key, as the ingress makes it: of a long id its hash.
+func hasKey(l *deadletter.Letter, order string) bool {
+	_, id, known := strings.Cut(order, ":")
+	key := string(l.Key)
+	return !known || key == l.Tenant+"/"+id || strings.HasPrefix(key, l.Tenant+"/sha256:")
 }
 
 func (i *Item) stays(f Fate, why, detail string) { i.Fate, i.Why, i.Detail = f, why, detail }

@@ -92,22 +92,23 @@ func (s *scan) take(r *queue.Record) {
 	if copied || !holds {
 		return // it makes no call
 	}
-	delivered, dead := s.delivered[r.Position]
-	var said *attribution.Said
 	for _, i := range items {
 		if m != nil && m.Of == i.Origin.Offset {
 			i.stays(UnderWay, "", fmt.Sprintf("it was put back at %d:%d, and is not finished yet", r.Partition, r.Offset))
 		}
-		if dead && !delivered || x.first <= i.First {
-			continue
+	}
+	if delivered, dead := s.delivered[r.Position]; dead && !delivered {
+		return
+	}
+	said := s.plan.say(r)
+	if said == nil {
+		return
+	}
+	for _, i := range items {
+		if x.first > i.First {
+			i.Newer++
+			i.Since.Add(&i.said, said)
 		}
-		if said == nil {
-			if said = s.plan.say(r); said == nil {
-				return
-			}
-		}
-		i.Newer++
-		i.Since.Add(&i.said, said)
 	}
 }
 
