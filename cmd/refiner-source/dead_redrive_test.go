@@ -17,6 +17,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"refinersource/internal/app"
+	"refinersource/internal/copies"
 	"refinersource/internal/deadletter"
 	"refinersource/internal/queue"
 	"refinersource/internal/receipt"
@@ -370,6 +371,18 @@ func TestTwoRedrivesAtOnceSendOnce(t *testing.T) {
 	}
 	w.deliver(t)
 	same(t, "calls", []string{"identify ann map[refiner_bad:1]", "group ann map[]"}, w.calls(t))
+	copied := 0
+	for _, r := range w.records(t, w.topics.Receipts()) {
+		if got, err := receipt.Parse(r.Value); err != nil || got.Reason == string(copies.Reason) {
+			copied++
+			if got.RedriveOf != nil {
+				t.Error("a copy says what became of the letter")
+			}
+		}
+	}
+	if copied != 1 {
+		t.Errorf("%d copies", copied)
+	}
 }
 
 func TestEventThatComesWhileItsUsersLetterIsRedrivenWins(t *testing.T) {
