@@ -21,7 +21,8 @@ func newDead() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:     "dead",
 		Short:   "Look at dead letters, put them back, and discard them",
-		Example: "  refiner-source dead list --brokers localhost:9092",
+		Example: "  refiner-source dead list --brokers localhost:9092\n" +
+			"  refiner-source dead redrive --tenant acme --reason rejected --tenants tenants.yaml --brokers localhost:9092",
 		Args:    cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			_ = cmd.Help()
