@@ -19,11 +19,11 @@ import (
 
 func newDead() *cobra.Command {
 	cmd := &cobra.Command{
-		Use:     "dead",
-		Short:   "Look at dead letters, put them back, and discard them",
+		Use:   "dead",
+		Short: "Look at dead letters, put them back, and discard them",
 		Example: "  refiner-source dead list --brokers localhost:9092\n" +
 			"  refiner-source dead redrive --tenant acme --reason rejected --tenants tenants.yaml --brokers localhost:9092",
-		Args:    cobra.NoArgs,
+		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			_ = cmd.Help()
 			return usagef("name a command: dead list, dead show, dead redrive or dead discard")
