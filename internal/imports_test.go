@@ -41,11 +41,12 @@ var table = []row{
 	{"receipt", []string{"attribution", "queue", "survey"}, "receipts"},
 	{"delivery", []string{"attribution", "segment", "tenant"}, "from attempts to an outcome: retries, bisecting"},
 	{"copies", []string{"queue", "survey"}, "copies of an event, told from new ones"},
-	{"worker", []string{"attribution", "copies", "deadletter", "delivery", "lane", "queue", "receipt", "survey", "tenant"}, "the loop from fetch to commit"},
-	{"replay", []string{"attribution", "copies", "lane", "queue", "survey", "tenant"}, "what a range of the log makes, and plans to send it again"},
+	{"redrive", []string{"attribution", "copies", "deadletter", "queue", "survey", "tenant"}, "dead letters put back: their mark, what they make, the plan"},
+	{"worker", []string{"attribution", "copies", "deadletter", "delivery", "lane", "queue", "receipt", "redrive", "survey", "tenant"}, "the loop from fetch to commit"},
+	{"replay", []string{"attribution", "copies", "lane", "queue", "redrive", "survey", "tenant"}, "what a range of the log makes, and plans to send it again"},
 	{"ingress", []string{"queue", "survey", "tenant"}, "the HTTP front"},
 	{"console", []string{"attribution", "deadletter", "queue", "receipt", "tenant"}, "the live page"},
-	{"audit", []string{"deadletter", "lane", "queue", "receipt"}, "what became of events, from the log alone: trace, audit"},
+	{"audit", []string{"deadletter", "lane", "queue", "receipt", "redrive"}, "what became of events, from the log alone: trace, audit"},
 	{"refiner", []string{"ingress", "queue", "tenant"}, "Refiner's REST API, and what is imported from it"},
 	{"sample", nil, "generated surveys"},
 	{"app", []string{
@@ -57,7 +58,7 @@ var table = []row{
 	{"simulation", []string{"attribution", "broker", "checker", "deadletter", "delivery", "ingress", "lane", "queue", "segment", "survey", "tenant", "worker"}, "seeded runs of the whole system in virtual time"},
 	{"chaos", []string{"checker"}, "runs of whole processes under faults"},
 	{"cmd/refiner-source", []string{
-		"app", "attribution", "audit", "broker", "console", "deadletter", "lane", "queue", "receipt", "refiner", "replay", "sample", "segment", "simulation", "survey", "tenant",
+		"app", "attribution", "audit", "broker", "console", "deadletter", "lane", "queue", "receipt", "redrive", "refiner", "replay", "sample", "segment", "simulation", "survey", "tenant",
 	}, "flags, signals, exit codes"},
 	{"cmd/refiner-chaos", []string{"chaos", "checker"}, "flags of the proof's runs"},
 }

@@ -2,6 +2,8 @@ package main
 
 import (
 	"context"
+	"errors"
+	"fmt"
 	"slices"
 	"strings"
 	"time"
@@ -14,16 +16,17 @@ import (
 
 func newDead() *cobra.Command {
 	cmd := &cobra.Command{
-		Use:     "dead",
-		Short:   "Look at dead letters, and discard them",
-		Example: "  refiner-source dead list --brokers localhost:9092",
-		Args:    cobra.NoArgs,
+		Use:   "dead",
+		Short: "Look at dead letters, put them back, and discard them",
+		Example: "  refiner-source dead list --brokers localhost:9092\n" +
+			"  refiner-source dead redrive --tenant acme --reason rejected --tenants tenants.yaml --brokers localhost:9092",
+		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			_ = cmd.Help()
-			return usagef("name a command: dead list, dead show or dead discard")
+			return usagef("name a command: dead list, dead show, dead redrive or dead discard")
 		},
 	}
-	cmd.AddCommand(newDeadList(), newDeadShow(), newDeadDiscard())
+	cmd.AddCommand(newDeadList(), newDeadShow(), newDeadRedrive(), newDeadDiscard())
 	return cmd
 }
 
@@ -75,6 +78,60 @@ func (f *deadFlags) filter(now time.Time) (deadletter.Filter, error) {
 		return filter, usagef("--from %s is not before --to %s", f.from, f.to)
 	}
 	return filter, nil
+}
+
+// chosen is the filter of a command that changes letters, of which an ID, the event's
+// or the letter's own position, or a filter has to say which.
+func (f *deadFlags) chosen(args []string) (id string, filter deadletter.Filter, err error) {
+	id = strings.Join(args, "")
+	filter, err = f.filter(time.Now())
+	switch {
+	case err != nil:
+		return id, filter, err
+	case len(args) > 0 && id == "":
+		return id, filter, usagef("the ID is empty")
+	case len(args) == 0 && filter == (deadletter.Filter{}):
+		return id, filter, usagef("name which letters: an ID, --tenant, --reason, --from or --to")
+	}
+	if id != "" && !positionForm.MatchString(id) {
+		filter.EventID = id
+	}
+	return id, filter, nil
+}
+
+// unresolved gives the letters that are meant and about which something is left to do.
+// Each call gives the same ones, since the shelf's bounds are fixed.
+func unresolved(ctx context.Context, shelf *deadletter.Shelf, id string, each func(deadletter.Found) error) error {
+	fresh := func(f deadletter.Found) error {
+		if f.Fault == nil && !f.Resolved() { // what cannot be read has no place that a mark could name
+			return each(f)
+		}
+		return nil
+	}
+	if !positionForm.MatchString(id) {
+		return shelf.Each(ctx, fresh)
+	}
+	var partition int
+	var offset queue.Offset
+	_, _ = fmt.Sscanf(id, "%d:%d", &partition, &offset)
+	f, err := shelf.At(ctx, partition, offset)
+	if err != nil {
+		return err
+	}
+	return fresh(f)
+}
+
+// agreed asks whether to do what has been shown, unless yes. The error says that it was
+// not done.
+func agreed(cmd *cobra.Command, yes bool, what, undone string) error {
+	if yes {
+		return nil
+	}
+	ok, err := ask(cmd, what+"?", strings.ToLower(what[:1])+what[1:])
+	if err == nil && !ok {
+		err = errors.New(undone)
+	}
+	return err
 }
 
 // with opens the log and gives use the shelf of the filter.

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"strings"
 	"sync/atomic"
 	"text/tabwriter"
 	"time"
@@ -35,20 +34,11 @@ func newDeadDiscard() *cobra.Command {
 	execute := cmd.Flags().Bool("execute", false, "do it; without it nothing is changed")
 	yes := cmd.Flags().Bool("yes", false, "do not ask")
 	cmd.RunE = work(func(cmd *cobra.Command, args []string) error {
-		id := strings.Join(args, "")
-		filter, err := f.filter(time.Now())
-		switch {
-		case err != nil:
+		id, filter, err := f.chosen(args)
+		if err != nil {
 			return err
-		case len(args) > 0 && id == "":
-			return usagef("the ID is empty")
-		case len(args) == 0 && filter == (deadletter.Filter{}):
-			return usagef("name which letters: an ID, --tenant, --reason, --from or --to")
 		}
 		d := discard{cmd: cmd, flags: f, id: id, execute: *execute, yes: *yes}
-		if m := positionForm.FindStringSubmatch(id); id != "" && m == nil {
-			filter.EventID = id
-		}
 		return f.with(cmd.Context(), filter, d.run)
 	})
 	return cmd
@@ -63,32 +53,10 @@ type discard struct {
 	yes     bool
 }
 
-// each gives the letters that are meant and not discarded yet. Each call gives the
-// same ones, since the shelf's bounds are fixed.
-func (d *discard) each(ctx context.Context, shelf *deadletter.Shelf, each func(deadletter.Found) error) error {
-	fresh := func(f deadletter.Found) error {
-		if f.Fault == nil && !f.Discarded { // what cannot be read has no place that a mark could name
-			return each(f)
-		}
-		return nil
-	}
-	if m := positionForm.FindStringSubmatch(d.id); m != nil {
-		var partition int
-		var offset queue.Offset
-		_, _ = fmt.Sscanf(d.id, "%d:%d", &partition, &offset)
-		f, err := shelf.At(ctx, partition, offset)
-		if err != nil {
-			return err
-		}
-		return fresh(f)
-	}
-	return shelf.Each(ctx, fresh)
-}
-
 func (d *discard) run(log *queue.Log, topics queue.Topics, shelf *deadletter.Shelf) error {
 	ctx := d.cmd.Context()
-	plan := newDeadReport(false)
-	err := d.each(ctx, shelf, func(f deadletter.Found) error {
+	plan := newDeadReport(false, false)
+	err := unresolved(ctx, shelf, d.id, func(f deadletter.Found) error {
 		plan.add(&f)
 		return nil
 	})
@@ -97,7 +65,7 @@ func (d *discard) run(log *queue.Log, topics queue.Topics, shelf *deadletter.She
 	}
 	done := 0
 	if plan.Letters > 0 {
-		if ok, err := d.agreed(plan); err != nil || !ok && d.execute {
+		if err := d.agreed(plan); err != nil {
 			return err
 		}
 		if d.execute {
@@ -121,21 +89,13 @@ func (d *discard) run(log *queue.Log, topics queue.Topics, shelf *deadletter.She
 }
 
 // agreed shows the plan and asks, where something is to be done.
-func (d *discard) agreed(plan *deadReport) (bool, error) {
-	out := d.cmd.ErrOrStderr()
-	w := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
+func (d *discard) agreed(plan *deadReport) error {
+	w := tabwriter.NewWriter(d.cmd.ErrOrStderr(), 0, 0, 2, ' ', 0)
 	plan.table(w)
-	if err := w.Flush(); err != nil {
-		return false, err
+	if err := w.Flush(); err != nil || !d.execute {
+		return err
 	}
-	if !d.execute || d.yes {
-		return true, nil
-	}
-	ok, err := ask(d.cmd, fmt.Sprintf("Discard %d letters?", plan.Letters), fmt.Sprintf("discard %d letters", plan.Letters))
-	if err == nil && !ok {
-		err = errors.New("nothing was discarded")
-	}
-	return ok, err
+	return agreed(d.cmd, d.yes, fmt.Sprintf("Discard %d letters", plan.Letters), "nothing was discarded")
 }
 
 // publish marks the letters, and returns how many have been.
@@ -145,7 +105,7 @@ func (d *discard) publish(ctx context.Context, log *queue.Log, topics queue.Topi
 	g, ctx := errgroup.WithContext(ctx)
 	g.SetLimit(discards)
 	var done atomic.Int64
-	err := d.each(ctx, shelf, func(f deadletter.Found) error {
+	err := unresolved(ctx, shelf, d.id, func(f deadletter.Found) error {
 		f.Raw = nil // it is not needed while the mark is under way
 		g.Go(func() error {
 			if err := discarder.Discard(ctx, &f.Letter, time.Now()); err != nil {

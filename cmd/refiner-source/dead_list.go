@@ -19,8 +19,9 @@ func newDeadList() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "list",
 		Short: "Count dead letters by tenant and reason",
-		Long: "Count dead letters by tenant and reason, without those that were discarded. An event that died twice, as after\n" +
-			"a crash, has two letters. It fails if there is a record that cannot be read as a letter.",
+		Long: "Count dead letters by tenant and reason, without those that were discarded, and those that were redriven and have\n" +
+			"a new outcome. An event that died twice, as after a crash, has two letters. It fails if there is a record that\n" +
+			"cannot be read as a letter.",
 		Example: "  refiner-source dead list --from -24h --brokers localhost:9092\n" +
 			"  refiner-source dead list --tenant acme --all --brokers localhost:9092 --output json",
 		Args: cobra.NoArgs,
@@ -29,6 +30,7 @@ func newDeadList() *cobra.Command {
 	all := cmd.Flags().Bool("all", false, "each letter on a line of its own")
 	limit := cmd.Flags().Int("limit", 1000, "with --all: how many letters, the latest ones")
 	discarded := cmd.Flags().Bool("discarded", false, "with those that were discarded")
+	redriven := cmd.Flags().Bool("redriven", false, "with those that were redriven and have a new outcome")
 	cmd.RunE = work(func(cmd *cobra.Command, _ []string) error {
 		filter, err := f.filter(time.Now())
 		if err != nil {
@@ -38,7 +40,7 @@ func newDeadList() *cobra.Command {
 			return usagef("--limit %d: want at least 1", *limit)
 		}
 		return f.with(cmd.Context(), filter, func(_ *queue.Log, _ queue.Topics, shelf *deadletter.Shelf) error {
-			list := newDeadReport(*discarded)
+			list := newDeadReport(*discarded, *redriven)
 			if *all {
 				list.limit = *limit
 			}
@@ -69,6 +71,7 @@ type deadReport struct {
 	Omitted    int          `json:"omitted,omitzero"` // older letters, left out of All
 
 	discarded    bool // are counted
+	redriven     bool // likewise
 	limit        int  // of All; 0 is without
 	groups       map[deadKey]*deadGroup
 	unreadableAt queue.Position
@@ -85,6 +88,7 @@ type deadGroup struct {
 	Reason    deadletter.Reason `json:"reason"`
 	Letters   int               `json:"letters"`
 	Discarded int               `json:"discarded,omitzero"` // of them
+	Redriven  int               `json:"redriven,omitzero"`  // of them
 	First     time.Time         `json:"first"`
 	Last      time.Time         `json:"last"`
 }
@@ -101,10 +105,11 @@ type deadLine struct {
 	Status    int               `json:"status,omitzero"`
 	Detail    string            `json:"detail"`
 	Discarded bool              `json:"discarded,omitzero"`
+	Redriven  string            `json:"redriven,omitzero"` // its new outcome
 }
 
-func newDeadReport(discarded bool) *deadReport {
-	return &deadReport{Groups: []*deadGroup{}, discarded: discarded, groups: map[deadKey]*deadGroup{}}
+func newDeadReport(discarded, redriven bool) *deadReport {
+	return &deadReport{Groups: []*deadGroup{}, discarded: discarded, redriven: redriven, groups: map[deadKey]*deadGroup{}}
 }
 
 func (r *deadReport) read(ctx context.Context, shelf *deadletter.Shelf) error {
@@ -129,7 +134,7 @@ func (r *deadReport) add(f *deadletter.Found) {
 		}
 		return
 	}
-	if f.Discarded && !r.discarded {
+	if f.Resolved() && !(f.Discarded && r.discarded) && !(f.Redriven != nil && r.redriven) {
 		return
 	}
 	r.Letters++
@@ -143,6 +148,9 @@ func (r *deadReport) add(f *deadletter.Found) {
 	if f.Discarded {
 		g.Discarded++
 	}
+	if f.Redriven != nil {
+		g.Redriven++
+	}
 	if f.DeadAt.Before(g.First) {
 		g.First = f.DeadAt
 	}
@@ -152,10 +160,14 @@ func (r *deadReport) add(f *deadletter.Found) {
 	if r.limit == 0 {
 		return
 	}
-	r.All = append(r.All, deadLine{
+	line := deadLine{
 		Letter: letterID(f.Position), DeadAt: f.DeadAt, Tenant: f.Tenant, EventID: f.EventID, Reason: f.Reason, Stage: f.Stage,
 		Attempts: f.Attempts, Status: f.Status, Detail: f.Detail, Discarded: f.Discarded,
-	})
+	}
+	if f.Redriven != nil {
+		line.Redriven = string(f.Redriven.Outcome)
+	}
+	r.All = append(r.All, line)
 	if len(r.All) >= 2*r.limit { // keeps the memory bounded
 		r.cut()
 	}
@@ -189,6 +201,9 @@ func (r *deadReport) print(out io.Writer, all bool) error {
 			if l.Discarded {
 				mark = " (discarded)"
 			}
+			if l.Redriven != "" {
+				mark += " (redriven: " + l.Redriven + ")"
+			}
 			_, _ = fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s%s\t%s\t%d\t%s\n", l.Letter, moment(l.DeadAt), cmp.Or(printable(l.Tenant), "-"),
 				cmp.Or(printable(l.EventID), "-"), l.Reason, mark, l.Stage, l.Attempts, printable(l.Detail))
 		}
@@ -203,8 +218,8 @@ func (r *deadReport) print(out io.Writer, all bool) error {
 
 // table has a line for each group.
 func (r *deadReport) table(w io.Writer) {
-	_, _ = fmt.Fprintln(w, "TENANT\tREASON\tLETTERS\tDISCARDED\tFIRST\tLAST")
+	_, _ = fmt.Fprintln(w, "TENANT\tREASON\tLETTERS\tDISCARDED\tREDRIVEN\tFIRST\tLAST")
 	for _, g := range r.Groups {
-		_, _ = fmt.Fprintf(w, "%s\t%s\t%d\t%d\t%s\t%s\n", cmp.Or(printable(g.Tenant), "-"), g.Reason, g.Letters, g.Discarded, moment(g.First), moment(g.Last))
+		_, _ = fmt.Fprintf(w, "%s\t%s\t%d\t%d\t%d\t%s\t%s\n", cmp.Or(printable(g.Tenant), "-"), g.Reason, g.Letters, g.Discarded, g.Redriven, moment(g.First), moment(g.Last))
 	}
 }

@@ -118,7 +118,9 @@ type shownLetter struct {
 	Key            []byte            `json:"key"` // in base64
 	Raw            []byte            `json:"raw"` // in base64
 	Discarded      bool              `json:"discarded"`
-	Error          string            `json:"error,omitzero"` // why the record is no letter
+	First          string            `json:"first,omitzero"`    // where the event first stood, if it had been redriven from there
+	Redriven       string            `json:"redriven,omitzero"` // what became of it when it was put back
+	Error          string            `json:"error,omitzero"`    // why the record is no letter
 }
 
 func shownLetters(found []deadletter.Found) []shownLetter {
@@ -136,6 +138,15 @@ func shownLetters(found []deadletter.Found) []shownLetter {
 			continue
 		}
 		all[i].Rule = l.Reason.Rule()
+		if l.First != nil {
+			all[i].First = fmt.Sprintf("%s/%d:%d", l.Origin.Topic, l.Origin.Partition, *l.First)
+		}
+		if x := l.Redriven; x != nil {
+			all[i].Redriven = fmt.Sprintf("%s, at %s/%s", cmp.Or(x.Reason, string(x.Outcome)), x.At.Topic, letterID(x.At))
+			if x.Reason != "" {
+				all[i].Redriven = string(x.Outcome) + ": " + all[i].Redriven
+			}
+		}
 	}
 	return all
 }
@@ -161,6 +172,9 @@ func (l *shownLetter) print(w io.Writer) {
 	if l.Discarded {
 		state = ", discarded"
 	}
+	if l.Redriven != "" {
+		state += ", redriven: " + printable(l.Redriven)
+	}
 	line("letter", l.Letter+state)
 	line("tenant", printable(l.Tenant))
 	line("event", printable(l.EventID))
@@ -170,6 +184,9 @@ func (l *shownLetter) print(w io.Writer) {
 	}
 	line("source", printable(l.Source))
 	line("origin", printable(l.Origin))
+	if l.First != "" {
+		line("redriven from", printable(l.First))
+	}
 	line("key", printable(string(l.Key)))
 	line("reason", string(l.Reason))
 	line("rule", l.Rule)

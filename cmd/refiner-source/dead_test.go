@@ -129,10 +129,10 @@ func TestDeadListGroupsByTenantAndReason(t *testing.T) {
 	w.bury(t, "beta\x1b[2J", deadletter.Undecodable, 1)
 	out, said, code := w.run(t, "", "dead", "list")
 	want := strings.Join([]string{
-		`TENANT       REASON       LETTERS  DISCARDED  FIRST                     LAST`,
-		`acme         rejected     2        0          2026-11-01T12:00:00.000Z  2026-11-01T12:01:00.000Z`,
-		`acme         undecodable  5        0          2026-11-01T12:00:00.000Z  2026-11-01T12:04:00.000Z`,
-		`beta\x1b[2J  undecodable  1        0          2026-11-01T12:00:00.000Z  2026-11-01T12:00:00.000Z`, "",
+		`TENANT       REASON       LETTERS  DISCARDED  REDRIVEN  FIRST                     LAST`,
+		`acme         rejected     2        0          0         2026-11-01T12:00:00.000Z  2026-11-01T12:01:00.000Z`,
+		`acme         undecodable  5        0          0         2026-11-01T12:00:00.000Z  2026-11-01T12:04:00.000Z`,
+		`beta\x1b[2J  undecodable  1        0          0         2026-11-01T12:00:00.000Z  2026-11-01T12:00:00.000Z`, "",
 	}, "\n")
 	if diff := cmp.Diff(want, out); diff != "" || code != exitDone {
 		t.Errorf("%d %s\n%s", code, said, diff)

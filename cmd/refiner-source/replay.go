@@ -149,15 +149,9 @@ func (f *replayFlags) show(cmd *cobra.Command, log *queue.Log, topics queue.Topi
 	if path == "" {
 		path = f.tenants
 	}
-	// No write key is used, so a variable that is not set is no fault.
-	tenants, err := tenant.Load(path, func(name string) (string, bool) {
-		if v, ok := os.LookupEnv(name); ok {
-			return v, true
-		}
-		return "not-set", true
-	})
+	tenants, err := loadRules(path)
 	if err != nil {
-		return usageError{err}
+		return err
 	}
 	if tenants, err = labelled(tenants, f.label); err != nil {
 		return err
@@ -182,6 +176,21 @@ func (f *replayFlags) show(cmd *cobra.Command, log *queue.Log, topics queue.Topi
 		return fmt.Errorf("write calls: %w", err)
 	}
 	return gaps()
+}
+
+// loadRules loads a tenants file of which no secret is used: a variable that is not set
+// is no fault.
+func loadRules(path string) (*tenant.Registry, error) {
+	tenants, err := tenant.Load(path, func(name string) (string, bool) {
+		if v, ok := os.LookupEnv(name); ok {
+			return v, true
+		}
+		return "not-set", true
+	})
+	if err != nil {
+		return nil, usageError{err}
+	}
+	return tenants, nil
 }
 
 // labelled are the tenants with the label in their message ids.

@@ -137,6 +137,9 @@ func (r *traceReport) list(w io.Writer) {
 		if len(s.Letters) > 0 {
 			why = string(s.Letters[0].Reason) + ": " + printable(s.Letters[0].Detail)
 		}
+		if len(s.Redriven) > 0 {
+			why = "redriven as " + place(s.Redriven[len(s.Redriven)-1])
+		}
 		_, _ = fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\n", cmp.Or(printable(s.EventID), "-"), cmp.Or(printable(s.Source), "-"),
 			place(s.Position), moment(s.ReceivedAt), s.State, since, attempts, calls, why)
 	}
@@ -156,6 +159,12 @@ func tell(w io.Writer, s *audit.Story) {
 	}
 	line("received", "%s from %s, at %s, %s", moment(s.ReceivedAt), cmp.Or(printable(s.Source), "-"), place(s.Position), size)
 	line("state", "%s", s.State)
+	if s.RedriveOf != nil {
+		line("redrive of", "the dead letter of the event at %s", place(*s.RedriveOf))
+	}
+	for _, at := range s.Redriven {
+		line("redriven", "as the event at %s", place(at))
+	}
 	if s.Wait != nil {
 		line("waits", "%s", waits(s.Wait))
 	}

@@ -109,16 +109,16 @@ type Result struct {
 // when the event was accepted. The error is always a *survey.Fault of reason
 // TooLarge; the OrderKey stands then too.
 func Attribute(c survey.Completion, r *Rules, tenantID string, received time.Time) (Result, error) {
-	return attribute(&c, r, tenantID, received, false)
+	return attribute(&c, r, tenantID, received, false, nil)
 }
 
 // AttributeAndDigest is Attribute for callers who want the digests of all calls:
 // they are made here, where each call is encoded anyway.
 func AttributeAndDigest(c survey.Completion, r *Rules, tenantID string, received time.Time) (Result, error) {
-	return attribute(&c, r, tenantID, received, true)
+	return attribute(&c, r, tenantID, received, true, nil)
 }
 
-func attribute(c *survey.Completion, r *Rules, tenantID string, received time.Time, digests bool) (Result, error) {
+func attribute(c *survey.Completion, r *Rules, tenantID string, received time.Time, digests bool, since *Since) (Result, error) {
 	res := Result{
 		Ignored:  r.ignored(c),
 		OrderKey: r.OrderKey(c.UserID, c.AnonymousID, c.AccountID),
@@ -126,27 +126,43 @@ func attribute(c *survey.Completion, r *Rules, tenantID string, received time.Ti
 	if res.Ignored != survey.NotIgnored {
 		return res, nil
 	}
+	if since == nil {
+		since = &Since{}
+	}
 	res.Notes.UnreadableTime = c.UnreadableTime
 	m := newMaker(c, r, tenantID)
 	defer m.close()
 	m.user, m.account = r.claims(c, &m.names, m.user, m.account, &res.Notes)
 	user, account := settle(m.user, &res.Notes), settle(m.account, &res.Notes)
-	if c.AccountID == "" {
+	if c.AccountID == "" || since.Moved {
 		for _, a := range account {
 			res.Notes.WithheldNoAccount = append(res.Notes.WithheldNoAccount, a.name)
 		}
+	}
+	if c.AccountID == "" {
 		account = nil
+	}
+	newUser, newAccount := left(user, since.User), left(account, since.Account)
+	group := c.AccountID != "" && !since.Moved && (len(newAccount) > 0 || !since.Member)
+	track := r.Track && c.Ignored == survey.NotIgnored
+	if since.Known && len(newUser) == 0 && !group && !track {
+		res.Ignored = Superseded
+		return res, nil
 	}
 
 	at, future := timestamp(c.Timestamp, received)
 	res.Notes.FutureTimestamp = future
 	m.shared.Timestamp, m.digests = at, digests
 	m.calls = make([]Call, 0, 2)
-	m.add(Identify, nil, traits(user))
-	if c.AccountID != "" {
-		m.add(Group, nil, traits(account))
+	if since.Moved {
+		m.shared.GroupID = ""
 	}
-	if r.Track && c.Ignored == survey.NotIgnored {
+	m.add(Identify, nil, traits(newUser))
+	if group {
+		m.add(Group, nil, traits(newAccount))
+	}
+	if track {
+		m.shared.GroupID = c.AccountID
 		each, answers := trackProperties(c, user, account)
 		m.add(Track, each, answers)
 	}

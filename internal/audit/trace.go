@@ -13,6 +13,7 @@ import (
 	"refinersource/internal/deadletter"
 	"refinersource/internal/queue"
 	"refinersource/internal/receipt"
+	"refinersource/internal/redrive"
 )
 
 // DefaultStories is how many stories a Query gets at most.
@@ -60,6 +61,10 @@ type Story struct {
 	Wait       *Wait     `json:"wait,omitzero"` // if it waits
 	Receipts   []Receipt `json:"receipts"`
 	Letters    []Letter  `json:"letters,omitzero"`
+	// RedriveOf is where the event stood whose dead letter this one puts back; Redriven
+	// are the events that put its own letters back. Each has a story.
+	RedriveOf *Position  `json:"redrive_of,omitzero"`
+	Redriven  []Position `json:"redriven,omitzero"`
 
 	tenant, key []byte // as the record has them
 }
@@ -149,6 +154,10 @@ func Trace(ctx context.Context, log *queue.Log, q Query) (stories []*Story, omit
 	stories = slices.DeleteFunc(t.sorted(), func(s *Story) bool { return !t.has(s.ReceivedAt) })
 	for _, s := range stories {
 		t.conclude(s)
+		if s.RedriveOf != nil && t.stories[*s.RedriveOf] != nil {
+			of := t.stories[*s.RedriveOf]
+			of.Redriven = append(of.Redriven, s.Position)
+		}
 	}
 	if err := t.readLetters(ctx, stories); err != nil {
 		return nil, 0, err
@@ -207,7 +216,11 @@ func (t *tracer) ofEvent(ctx context.Context) error {
 	}
 	t.prune(t.Most)
 	if len(t.stories) > 0 {
-		return sideBySide(ctx, slices.Collect(maps.Values(t.stories)), t.readEvent)
+		err := sideBySide(ctx, slices.Collect(maps.Values(t.stories)), t.readEvent)
+		if err != nil || !slices.ContainsFunc(slices.Collect(maps.Values(t.stories)), (*Story).died) {
+			return err
+		}
+		// It may have been put back, and have no outcome yet.
 	}
 	events, err := t.stretches(ctx, t.log, t.Topics.Events(), t.events)
 	if err != nil {
@@ -268,12 +281,20 @@ func (t *tracer) sorted() []*Story {
 	})
 }
 
+// died reports whether a receipt says that the event is dead.
+func (s *Story) died() bool {
+	return slices.ContainsFunc(s.Receipts, func(r Receipt) bool { return r.Outcome == receipt.Dead && r.Reason != discarded })
+}
+
 // tell says what the event's record does.
 func (s *Story) tell(r *queue.Record) {
 	s.tenant = header(r, queue.HeaderTenant)
 	s.Tenant, s.Source = text(s.tenant), text(header(r, queue.HeaderSource))
 	s.EventID, s.Key, s.key = text(header(r, queue.HeaderEventID)), text(r.Key), r.Key
 	s.ReceivedAt, s.Bytes, s.Gone = r.Time.UTC(), len(r.Value), false
+	if m, err := redrive.MarkOf(r); err == nil && m != nil {
+		s.RedriveOf = &Position{s.Position.Topic, s.Position.Partition, m.Of}
+	}
 	if at, err := time.Parse(time.RFC3339Nano, string(header(r, queue.HeaderReceivedAt))); err == nil {
 		s.ReceivedAt = at.UTC()
 	}
@@ -301,6 +322,9 @@ func (t *tracer) readReceipts(ctx context.Context, s stretch, more bool) error {
 			story.tenant = header(r, queue.HeaderTenant)
 			story.Tenant, story.Source, story.EventID = got.Tenant, got.Source, got.EventID
 			story.Key, story.key, story.ReceivedAt, story.Gone = text(r.Key), r.Key, got.ReceivedAt, true
+			if got.RedriveOf != nil {
+				story.RedriveOf = &Position{at.Topic, at.Partition, *got.RedriveOf}
+			}
 		}
 		story.add(&got, position(r))
 		t.prune(2 * t.Most)

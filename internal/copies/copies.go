@@ -43,7 +43,8 @@ func New(size int) *Window {
 	}
 }
 
-// key is that of a record: tenant, source and bytes.
+// key is that of a record: tenant, source and bytes; and if it was put back after it
+// had been given up, that redrive, which is no copy of the first delivery.
 func (w *Window) key(r *queue.Record) (k [2]uint64) {
 	for i, seed := range w.seeds {
 		var h maphash.Hash
@@ -51,6 +52,8 @@ func (w *Window) key(r *queue.Record) (k [2]uint64) {
 		_, _ = h.WriteString(r.Header(queue.HeaderTenant))
 		_ = h.WriteByte(0)
 		_, _ = h.WriteString(r.Header(queue.HeaderSource))
+		_ = h.WriteByte(0)
+		_, _ = h.WriteString(r.Header(queue.HeaderRedrive))
 		_ = h.WriteByte(0)
 		_, _ = h.Write(r.Value)
 		k[i] = h.Sum64()

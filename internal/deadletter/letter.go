@@ -93,8 +93,19 @@ type Letter struct {
 	DeadAt         time.Time
 
 	Origin queue.Position
-	Key    []byte // of the record; nil and empty are the same
-	Raw    []byte // the record's value; nil and empty are the same
+	// First is where the event first stood, in the partition of Origin, if it had been
+	// redriven from there; nil if it had not.
+	First *queue.Offset
+	Key   []byte // of the record; nil and empty are the same
+	Raw   []byte // the record's value; nil and empty are the same
+}
+
+// FirstOffset is where the event first stood: its place in the order of its user.
+func (l *Letter) FirstOffset() queue.Offset {
+	if l.First != nil {
+		return *l.First
+	}
+	return l.Origin.Offset
 }
 
 // maxTextBytes bounds each text of a letter, so that its size depends on its raw
@@ -107,23 +118,24 @@ const letterVersion = 1
 // form is a letter as JSON. Bytes are in base64, whatever they hold: one form,
 // and always exact.
 type form struct {
-	Version        int       `json:"version"`
-	Tenant         string    `json:"tenant"`
-	Source         string    `json:"source"`
-	EventID        string    `json:"event_id"`
-	Traceparent    string    `json:"traceparent,omitzero"`
-	ReceivedAt     time.Time `json:"received_at,omitzero"`
-	Reason         Reason    `json:"reason"`
-	Stage          Stage     `json:"stage"`
-	Detail         string    `json:"detail"`
-	Attempts       int       `json:"attempts"`
-	Status         int       `json:"status,omitzero"`
-	RulesVersion   int       `json:"rules"`
-	FirstAttemptAt time.Time `json:"first_attempt_at,omitzero"`
-	DeadAt         time.Time `json:"dead_at"`
-	Origin         position  `json:"origin"`
-	Key            []byte    `json:"key"`
-	Raw            []byte    `json:"raw"`
+	Version        int           `json:"version"`
+	Tenant         string        `json:"tenant"`
+	Source         string        `json:"source"`
+	EventID        string        `json:"event_id"`
+	Traceparent    string        `json:"traceparent,omitzero"`
+	ReceivedAt     time.Time     `json:"received_at,omitzero"`
+	Reason         Reason        `json:"reason"`
+	Stage          Stage         `json:"stage"`
+	Detail         string        `json:"detail"`
+	Attempts       int           `json:"attempts"`
+	Status         int           `json:"status,omitzero"`
+	RulesVersion   int           `json:"rules"`
+	FirstAttemptAt time.Time     `json:"first_attempt_at,omitzero"`
+	DeadAt         time.Time     `json:"dead_at"`
+	Origin         position      `json:"origin"`
+	First          *queue.Offset `json:"first,omitzero"`
+	Key            []byte        `json:"key"`
+	Raw            []byte        `json:"raw"`
 }
 
 type position struct {
@@ -152,6 +164,7 @@ func Encode(l Letter) ([]byte, error) {
 		FirstAttemptAt: moment(l.FirstAttemptAt),
 		DeadAt:         moment(l.DeadAt),
 		Origin:         position(l.Origin),
+		First:          l.First,
 		Key:            l.Key,
 		Raw:            l.Raw,
 	}
@@ -190,6 +203,7 @@ func Decode(value []byte) (Letter, error) {
 		FirstAttemptAt: moment(f.FirstAttemptAt),
 		DeadAt:         moment(f.DeadAt),
 		Origin:         queue.Position(f.Origin),
+		First:          f.First,
 		Key:            f.Key,
 		Raw:            f.Raw,
 	}, nil

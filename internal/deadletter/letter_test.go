@@ -90,7 +90,9 @@ func drawLetter(t *rapid.T) deadletter.Letter {
 	})
 	maybe := rapid.OneOf(rapid.Just(time.Time{}), moment)
 	raw := rapid.SliceOf(rapid.Byte())
+	place := rapid.Custom(func(t *rapid.T) queue.Offset { return queue.Offset(rapid.Int64Min(0).Draw(t, "offset")) })
 	return deadletter.Letter{
+		First:          rapid.Ptr(place, true).Draw(t, "first"),
 		Tenant:         text.Draw(t, "tenant"),
 		Source:         text.Draw(t, "source"),
 		EventID:        text.Draw(t, "event id"),

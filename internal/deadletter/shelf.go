@@ -13,6 +13,7 @@ import (
 
 	"refinersource/internal/queue"
 	"refinersource/internal/receipt"
+	"refinersource/internal/survey"
 )
 
 // Filter says which letters are meant: those of which all that is given is true.
@@ -29,10 +30,27 @@ type Found struct {
 	Letter
 	Position  queue.Position // of the letter; where the event stood is Origin
 	Discarded bool
+	// Redriven is what became of it when it was put back; nil if it was not, or is not
+	// finished yet. If that died again, it has a letter of its own.
+	Redriven *Redriven
 	// Fault is set where the record cannot be read as a letter; of the Letter, only
 	// what the record's headers and its time say is there then.
 	Fault error
 }
+
+// Redriven is the end of a redrive.
+type Redriven struct {
+	At      queue.Position // of the event that puts the letter back
+	Outcome receipt.Outcome
+	Reason  string // why it was not delivered; "" if it was
+}
+
+// Resolved reports whether nothing is left to do about the letter.
+func (f *Found) Resolved() bool { return f.Discarded || f.Redriven != nil }
+
+// Outdated is why an event that puts a letter back is ignored if it came too late:
+// the letter is as it was before.
+const Outdated survey.Ignored = "redrive_outdated"
 
 const (
 	// shelfReaders partitions are read side by side; with shelfBytes, what each asks
@@ -50,13 +68,16 @@ var ErrNoLetter = errors.New("there is no dead letter")
 
 // Shelf is the letters that a filter meant when it was opened: those that come later
 // are not on it, so that what is counted is what is then worked on. Its memory is
-// bounded by the number of discards, not by that of the letters.
+// bounded by the number of discards and redrives, not by that of the letters.
 type Shelf struct {
 	log       *queue.Log
 	topic     string
 	filter    Filter
 	parts     []part
+	events    string // the topic
 	discarded map[origin]struct{}
+	redriven  map[origin]*Redriven
+	outdated  map[origin]struct{} // redrives
 }
 
 // part is a part of a partition: from one offset up to another.
@@ -72,9 +93,12 @@ type origin struct {
 }
 
 // OpenShelf finds out where the letters are, by Kafka's index of times, and which
-// have been discarded.
+// have been discarded or redriven.
 func OpenShelf(ctx context.Context, log *queue.Log, topics queue.Topics, f Filter) (*Shelf, error) {
-	s := &Shelf{log: log, topic: topics.Dead(), filter: f, discarded: map[origin]struct{}{}}
+	s := &Shelf{
+		log: log, topic: topics.Dead(), filter: f, events: topics.Events(),
+		discarded: map[origin]struct{}{}, redriven: map[origin]*Redriven{}, outdated: map[origin]struct{}{},
+	}
 	var err error
 	if s.parts, err = parts(ctx, log, s.topic, f.From, f.To); err != nil {
 		return nil, fmt.Errorf("find dead letters: %w", err)
@@ -86,8 +110,8 @@ func OpenShelf(ctx context.Context, log *queue.Log, topics queue.Topics, f Filte
 	if first.IsZero() {
 		return s, nil // no letter, and so no discard of one
 	}
-	if err := s.readDiscards(ctx, topics.Receipts(), first); err != nil {
-		return nil, fmt.Errorf("find discards: %w", err)
+	if err := s.readMarks(ctx, topics.Receipts(), first); err != nil {
+		return nil, fmt.Errorf("find discards and redrives: %w", err)
 	}
 	return s, nil
 }
@@ -144,9 +168,12 @@ func (s *Shelf) first(ctx context.Context) (time.Time, error) {
 	return first, err
 }
 
-// readDiscards reads the receipts since the first letter. It looks at all partitions:
+// redriveMember stands in the receipt of every event that puts a letter back.
+const redriveMember = `"redrive_of":`
+
+// readMarks reads the receipts since the first letter. It looks at all partitions:
 // their number may have changed since.
-func (s *Shelf) readDiscards(ctx context.Context, topic string, since time.Time) error {
+func (s *Shelf) readMarks(ctx context.Context, topic string, since time.Time) error {
 	all, err := parts(ctx, s.log, topic, since, time.Time{})
 	if err != nil {
 		return err
@@ -154,18 +181,51 @@ func (s *Shelf) readDiscards(ctx context.Context, topic string, since time.Time)
 	var mu sync.Mutex
 	return sideBySide(ctx, all, func(ctx context.Context, p part) error {
 		return readPart(ctx, s.log, topic, p, shelfBytes, func(r *queue.Record) (bool, error) {
-			if !bytes.Contains(r.Value, []byte(discardedMember)) { // nearly all
+			if !bytes.Contains(r.Value, []byte(discardedMember)) && !bytes.Contains(r.Value, []byte(redriveMember)) { // nearly all
 				return true, nil
 			}
-			// One that cannot be read discards nothing: the letter is shown once more.
-			if got, err := receipt.Parse(r.Value); err == nil && isDiscard(&got) {
+			// One that cannot be read marks nothing: the letter is shown once more.
+			if got, err := receipt.Parse(r.Value); err == nil {
 				mu.Lock()
 				defer mu.Unlock()
-				s.discarded[origin{got.Partition, got.Offset}] = struct{}{}
+				s.mark(&got)
 			}
 			return true, nil
 		})
 	})
+}
+
+// mark notes what a receipt says of letters.
+func (s *Shelf) mark(r *receipt.Receipt) {
+	switch {
+	case isDiscard(r):
+		s.discarded[origin{r.Partition, r.Offset}] = struct{}{}
+	case r.RedriveOf == nil || r.Replay != "":
+	case r.Reason == string(Outdated):
+		s.outdated[origin{r.Partition, r.Offset}] = struct{}{}
+	default:
+		s.redriven[origin{r.Partition, *r.RedriveOf}] = &Redriven{
+			At:      queue.Position{Topic: s.events, Partition: r.Partition, Offset: r.Offset},
+			Outcome: r.Outcome, Reason: r.Reason,
+		}
+	}
+}
+
+// WasOutdated reports whether the event at a position put no letter back, since it
+// came too late.
+func (s *Shelf) WasOutdated(partition int, offset queue.Offset) bool {
+	_, ok := s.outdated[origin{partition, offset}]
+	return ok
+}
+
+// resolve says of a letter what the receipts do.
+func (s *Shelf) resolve(f *Found) {
+	if f.Fault != nil {
+		return
+	}
+	at := origin{f.Origin.Partition, f.Origin.Offset}
+	_, f.Discarded = s.discarded[at]
+	f.Redriven = s.redriven[at]
 }
 
 // Each gives every letter of the shelf to each, those of a partition in order, and
@@ -181,8 +241,7 @@ func (s *Shelf) Each(ctx context.Context, each func(Found) error) error {
 			if found.Fault == nil && !s.filter.died(found.DeadAt) {
 				return true, nil
 			}
-			_, found.Discarded = s.discarded[origin{found.Origin.Partition, found.Origin.Offset}]
-			found.Discarded = found.Discarded && found.Fault == nil
+			s.resolve(&found)
 			mu.Lock()
 			defer mu.Unlock()
 			return true, each(found)
@@ -212,7 +271,7 @@ func (s *Shelf) At(ctx context.Context, partition int, offset queue.Offset) (Fou
 	case found.Position.Offset != offset:
 		return Found{}, fmt.Errorf("%w at %d:%d", ErrNoLetter, partition, offset)
 	}
-	_, found.Discarded = s.discarded[origin{found.Origin.Partition, found.Origin.Offset}]
+	s.resolve(&found)
 	return found, nil
 }
 
@@ -278,4 +337,50 @@ func sideBySide(ctx context.Context, all []part, f func(context.Context, part) e
 		g.Go(func() error { return f(ctx, p) })
 	}
 	return g.Wait()
+}
+
+// Ends says of events with a key that is wanted, and that became letters since a time,
+// where they stood, and whether they were delivered all the same: after a crash a
+// worker takes an event again, and what was wrong may be mended by then.
+func Ends(ctx context.Context, log *queue.Log, topics queue.Topics, since time.Time, wanted func(key []byte) bool) (delivered map[queue.Position]bool, err error) {
+	delivered = make(map[queue.Position]bool)
+	var mu sync.Mutex
+	each := func(topic string, take func(*queue.Record)) error {
+		all, err := parts(ctx, log, topic, since, time.Time{})
+		if err != nil {
+			return err
+		}
+		return sideBySide(ctx, all, func(ctx context.Context, p part) error {
+			return readPart(ctx, log, topic, p, shelfBytes, func(r *queue.Record) (bool, error) {
+				if wanted(r.Key) {
+					mu.Lock()
+					defer mu.Unlock()
+					take(r)
+				}
+				return true, nil
+			})
+		})
+	}
+	err = each(topics.Dead(), func(r *queue.Record) {
+		if l, err := Decode(r.Value); err == nil { // what is no letter is of no event
+			delivered[l.Origin] = false
+		}
+	})
+	if err != nil {
+		return nil, fmt.Errorf("read dead letters: %w", err)
+	}
+	err = each(topics.Receipts(), func(r *queue.Record) {
+		got, err := receipt.Parse(r.Value)
+		if err != nil || got.Outcome != receipt.Delivered || got.Replay != "" {
+			return
+		}
+		at := queue.Position{Topic: topics.Events(), Partition: got.Partition, Offset: got.Offset}
+		if _, dead := delivered[at]; dead {
+			delivered[at] = true
+		}
+	})
+	if err != nil {
+		return nil, fmt.Errorf("read receipts: %w", err)
+	}
+	return delivered, nil
 }

@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"net/http"
 	"net/http/httptest"
+	"net/url"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -330,6 +332,23 @@ func TestOnlyAValidTraceparentIsPassedOn(t *testing.T) {
 		}
 		if want == "" && len(log.records[0].Headers) != 4 {
 			t.Errorf("of %q: the header is there", given)
+		}
+	}
+}
+
+func TestSenderCannotSayThatAnEventIsARedrive(t *testing.T) {
+	t.Parallel()
+	const mark = `{"of":0,"first":0,"seen":1,"rules":""}`
+	log := &fakeLog{}
+	h := newHandler(t, log, ingress.Options{})
+	post(t, h, webhookPath, webhook, queue.HeaderRedrive, mark, "Traceparent", mark)
+	post(t, h, eventsPath+"?"+queue.HeaderRedrive+"="+url.QueryEscape(mark), `{"id":"e","redrive":`+mark+`,"user":{"id":"u"}}`, queue.HeaderRedrive, mark)
+	if len(log.records) != 2 {
+		t.Fatalf("got %d records, want 2", len(log.records))
+	}
+	for i := range log.records {
+		if slices.ContainsFunc(log.records[i].Headers, func(h queue.Header) bool { return h.Key == queue.HeaderRedrive }) {
+			t.Errorf("record %d has the header %s", i, queue.HeaderRedrive)
 		}
 	}
 }

@@ -311,4 +311,3 @@ func TestErrorOfOnePartitionIsItsOwn(t *testing.T) {
 		callers.Wait()
 	})
 }
-

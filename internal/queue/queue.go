@@ -26,6 +26,9 @@ const (
 	HeaderEventID     = "event-id"
 	HeaderReceivedAt  = "received-at" // RFC 3339 with nanoseconds, UTC
 	HeaderTraceparent = "traceparent"
+	// HeaderRedrive is only there on an event that was put back after it had been
+	// given up; see package redrive.
+	HeaderRedrive = "redrive"
 )
 
 // Header is one header of a record.

@@ -92,6 +92,9 @@ type Receipt struct {
 	Library  string // version in context.library
 	Withheld []string
 	Replay   string // id of the replay; "" if it was live
+	// RedriveOf is where the event stood that became the dead letter which this one
+	// puts back, in the same partition; nil if it puts back none.
+	RedriveOf *queue.Offset
 }
 
 const version = 1
@@ -148,6 +151,10 @@ func Append(dst []byte, r *Receipt) []byte {
 		dst = append(dst, ']')
 	}
 	dst = appendMember(dst, "replay", r.Replay)
+	if r.RedriveOf != nil {
+		dst = append(dst, `,"redrive_of":`...)
+		dst = strconv.AppendInt(dst, int64(*r.RedriveOf), 10)
+	}
 	return append(dst, '}')
 }
 
@@ -215,23 +222,24 @@ func moment(t time.Time) time.Time {
 
 // form is a receipt as JSON.
 type form struct {
-	Version        int       `json:"version"`
-	Tenant         string    `json:"tenant"`
-	Source         string    `json:"source"`
-	EventID        string    `json:"event_id"`
-	Origin         origin    `json:"origin"`
-	Outcome        Outcome   `json:"outcome"`
-	Reason         string    `json:"reason"`
-	Calls          []call    `json:"calls"`
-	Attempts       int       `json:"attempts"`
-	ReceivedAt     time.Time `json:"received_at"`
-	FirstAttemptAt time.Time `json:"first_attempt_at"`
-	FinishedAt     time.Time `json:"finished_at"`
-	Rules          int       `json:"rules"`
-	RulesOf        string    `json:"rules_of"`
-	Library        string    `json:"library"`
-	Withheld       []string  `json:"withheld"`
-	Replay         string    `json:"replay"`
+	Version        int           `json:"version"`
+	Tenant         string        `json:"tenant"`
+	Source         string        `json:"source"`
+	EventID        string        `json:"event_id"`
+	Origin         origin        `json:"origin"`
+	Outcome        Outcome       `json:"outcome"`
+	Reason         string        `json:"reason"`
+	Calls          []call        `json:"calls"`
+	Attempts       int           `json:"attempts"`
+	ReceivedAt     time.Time     `json:"received_at"`
+	FirstAttemptAt time.Time     `json:"first_attempt_at"`
+	FinishedAt     time.Time     `json:"finished_at"`
+	Rules          int           `json:"rules"`
+	RulesOf        string        `json:"rules_of"`
+	Library        string        `json:"library"`
+	Withheld       []string      `json:"withheld"`
+	Replay         string        `json:"replay"`
+	RedriveOf      *queue.Offset `json:"redrive_of"`
 }
 
 type origin struct {
@@ -273,6 +281,7 @@ func Parse(value []byte) (Receipt, error) {
 		Library:        f.Library,
 		Withheld:       f.Withheld,
 		Replay:         f.Replay,
+		RedriveOf:      f.RedriveOf,
 	}
 	if len(f.Calls) > 0 {
 		r.Calls = make([]Call, len(f.Calls))

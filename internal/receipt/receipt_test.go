@@ -99,7 +99,9 @@ func drawReceipt(t *rapid.T) receipt.Receipt {
 			Digest: receipt.Digest(rapid.SliceOfN(rapid.Byte(), 16, 16).Draw(t, "digest")),
 		}
 	})
+	place := rapid.Custom(func(t *rapid.T) queue.Offset { return queue.Offset(rapid.Int64Min(0).Draw(t, "offset")) })
 	r := receipt.Receipt{
+		RedriveOf:      rapid.Ptr(place, true).Draw(t, "redrive of"),
 		Tenant:         text.Draw(t, "tenant"),
 		Source:         text.Draw(t, "source"),
 		EventID:        text.Draw(t, "event id"),

@@ -11,6 +11,7 @@ import (
 	"refinersource/internal/attribution"
 	"refinersource/internal/copies"
 	"refinersource/internal/queue"
+	"refinersource/internal/redrive"
 	"refinersource/internal/survey"
 	"refinersource/internal/tenant"
 )
@@ -98,7 +99,11 @@ func (s *Scan) read(ctx context.Context, span Span, v Visitor) error {
 			if !s.Range.wants(rec) {
 				continue
 			}
-			if !s.decide(&e, rec, copied) {
+			redriven, err := redrive.Read(ctx, s.Log, b.Records[:i+1])
+			if err != nil {
+				return err
+			}
+			if !s.decide(&e, rec, copied, redriven, span.From) {
 				continue
 			}
 			if err := v.Visit(&e); err != nil {
@@ -115,8 +120,9 @@ func (s *Scan) read(ctx context.Context, span Span, v Visitor) error {
 	return nil
 }
 
-// decide says what a record makes; false if it is not of the range.
-func (s *Scan) decide(e *Event, rec *queue.Record, copied bool) bool {
+// decide says what a record makes; false if it is not of the range, which begins at
+// from.
+func (s *Scan) decide(e *Event, rec *queue.Record, copied bool, redriven *redrive.Redriven, from queue.Offset) bool {
 	*e = Event{Record: rec, Tenant: tenant.ID(rec.Header(queue.HeaderTenant))}
 	t, ok := s.Tenants.Get(e.Tenant)
 	if !ok {
@@ -135,7 +141,12 @@ func (s *Scan) decide(e *Event, rec *queue.Record, copied bool) bool {
 		e.Ignored = copies.Reason
 		return true
 	}
-	if e.Result, err = attribution.Attribute(e.Decoded, &t.Rules, string(t.ID), accepted(rec)); err != nil {
+	if redriven != nil {
+		e.Result, err = redriven.Attribute(e.Decoded, t, accepted(rec), redriven.Mark != nil && redriven.Mark.First >= from)
+	} else {
+		e.Result, err = attribution.Attribute(e.Decoded, &t.Rules, string(t.ID), accepted(rec))
+	}
+	if err != nil {
 		e.Fault = err
 		return true
 	}

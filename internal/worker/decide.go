@@ -12,6 +12,7 @@ import (
 	"refinersource/internal/delivery"
 	"refinersource/internal/lane"
 	"refinersource/internal/queue"
+	"refinersource/internal/redrive"
 	"refinersource/internal/survey"
 	"refinersource/internal/tenant"
 )
@@ -35,7 +36,8 @@ type event struct {
 	bytes int
 
 	decided  bool
-	copied   bool // the same bytes came before
+	copied   bool              // the same bytes came before
+	redriven *redrive.Redriven // if it puts a dead letter back
 	ignored  survey.Ignored
 	letter   *deadletter.Letter
 	notes    attribution.Notes // what was left out or renamed
@@ -82,6 +84,10 @@ func (w *Worker) decide(e *event, tenants *tenant.Registry) {
 		e.ignored = copies.Reason
 		return
 	}
+	if e.redriven != nil && !e.redriven.Holds {
+		e.ignored = redrive.Outdated
+		return
+	}
 	t, ok := tenants.Get(tenant.ID(e.owner))
 	if !ok {
 		e.die(deadletter.UnknownTenant, deadletter.StageDecode, "the tenants file has no tenant of this id; add it, then redrive")
@@ -96,11 +102,7 @@ func (w *Worker) decide(e *event, tenants *tenant.Registry) {
 	if e.id == "" {
 		e.id = completion.ID
 	}
-	attribute := attribution.Attribute
-	if w.o.Receipts {
-		attribute = attribution.AttributeAndDigest
-	}
-	result, err := attribute(completion, &t.Rules, string(t.ID), e.accepted)
+	result, err := w.attribute(e, completion, t)
 	e.notes = result.Notes
 	if err != nil {
 		e.fault(deadletter.StageAttribute, err)
@@ -112,6 +114,19 @@ func (w *Worker) decide(e *event, tenants *tenant.Registry) {
 	}
 	e.key, e.calls = result.OrderKey, result.Calls
 	e.cut(t.Pairing, w.o.Limits)
+}
+
+// attribute makes the calls of an event.
+func (w *Worker) attribute(e *event, c survey.Completion, t *tenant.Tenant) (attribution.Result, error) {
+	switch {
+	case e.redriven != nil:
+		inPlace := w.o.Replay != nil && e.redriven.Mark.First >= w.o.Replay.Spans[e.record.Partition].From
+		return e.redriven.Attribute(c, t, e.accepted, inPlace)
+	case w.o.Receipts:
+		return attribution.AttributeAndDigest(c, &t.Rules, string(t.ID), e.accepted)
+	default:
+		return attribution.Attribute(c, &t.Rules, string(t.ID), e.accepted)
+	}
 }
 
 // cut cuts the calls into steps: what is accepted before the next is sent. With
@@ -191,7 +206,7 @@ func stageOf(kind attribution.Kind) deadletter.Stage {
 }
 
 func (e *event) newLetter(reason deadletter.Reason, stage deadletter.Stage, detail string) *deadletter.Letter {
-	return &deadletter.Letter{
+	l := &deadletter.Letter{
 		Tenant:       e.owner,
 		Source:       string(e.source),
 		EventID:      e.id,
@@ -205,4 +220,8 @@ func (e *event) newLetter(reason deadletter.Reason, stage deadletter.Stage, deta
 		Traceparent:  e.record.Header(queue.HeaderTraceparent),
 		Raw:          e.record.Value,
 	}
+	if e.redriven != nil && e.redriven.Mark != nil {
+		l.First = &e.redriven.Mark.First
+	}
+	return l
 }

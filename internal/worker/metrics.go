@@ -96,9 +96,11 @@ func (m *metrics) attempted(a delivery.Attempt) {
 	m.delivery.Observe(a.Took.Seconds())
 }
 
-func (m *metrics) finishedEvent(f Finished, n *attribution.Notes) {
+// finishedEvent counts an event; what was put back after it had been given up was
+// accepted long before, and says nothing of how long delivery takes.
+func (m *metrics) finishedEvent(f Finished, n *attribution.Notes, redriven bool) {
 	m.finished.WithLabelValues(m.label(f.Tenant), string(f.Outcome)).Inc()
-	if f.Outcome == Delivered {
+	if f.Outcome == Delivered && !redriven {
 		m.endToEnd.Observe(f.Finished.Sub(f.Accepted).Seconds())
 	}
 	m.note(f.Tenant, "withheld", len(n.WithheldNoAccount))

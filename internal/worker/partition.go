@@ -12,6 +12,7 @@ import (
 	"refinersource/internal/copies"
 	"refinersource/internal/lane"
 	"refinersource/internal/queue"
+	"refinersource/internal/redrive"
 )
 
 const (
@@ -334,7 +335,7 @@ func (p *partition) report() {
 	p.status.window.Store(int64(p.lanes.InMemory()))
 	oldest := int64(0)
 	if it, ok := p.lanes.Oldest(); ok {
-		oldest = it.Payload.accepted.UnixNano()
+		oldest = it.Payload.record.Time.UnixNano()
 	}
 	p.status.oldest.Store(oldest)
 	p.publishSkips()
@@ -427,6 +428,13 @@ func (p *partition) fetch(ctx context.Context, out chan<- fetched) {
 			e.copied = known.Add(&e.record)
 			if !p.replay.includes(&e.record, true) {
 				continue
+			}
+			if e.redriven, err = redrive.Read(ctx, p.w.o.Log, b.Records[:i+1]); err != nil {
+				if ctx.Err() == nil {
+					p.log.Error("stop reading the partition; see `topics check`", zap.Error(err))
+					<-ctx.Done()
+				}
+				return
 			}
 			// What will be skipped need not be decided; it is when it comes again.
 			if _, skip := skips[e.owner]; !skip {

@@ -122,6 +122,9 @@ func (r *receipts) fill(e *event, f *Finished) {
 	if r.w.o.Replay != nil {
 		n.Replay = r.w.o.Replay.ID
 	}
+	if e.redriven != nil && e.redriven.Mark != nil && !e.copied { // a copy says nothing of the letter
+		n.RedriveOf = &e.redriven.Mark.Of
+	}
 	calls := e.calls
 	if f.Outcome != Delivered {
 		calls = calls[:min(e.taken, len(calls))]

@@ -10,6 +10,7 @@ import (
 	"refinersource/internal/copies"
 	"refinersource/internal/lane"
 	"refinersource/internal/queue"
+	"refinersource/internal/redrive"
 	"refinersource/internal/tenant"
 )
 
@@ -130,10 +131,18 @@ func (p *partition) rescan(ctx context.Context) {
 		for i := range b.Records {
 			e := newEvent(b.Records[i])
 			e.copied = known.Add(&e.record)
-			if _, ok := c.wanted[tenant.ID(e.owner)]; ok && p.replay.includes(&e.record, false) {
-				p.decide(e, tenants)
-				a.events = append(a.events, e)
+			if _, ok := c.wanted[tenant.ID(e.owner)]; !ok || !p.replay.includes(&e.record, false) {
+				continue
 			}
+			if e.redriven, err = redrive.Read(ctx, p.w.o.Log, b.Records[:i+1]); err != nil {
+				if ctx.Err() == nil {
+					p.log.Error("stop catching up; see `topics check`", zap.Error(err))
+					<-ctx.Done()
+				}
+				return
+			}
+			p.decide(e, tenants)
+			a.events = append(a.events, e)
 		}
 		select {
 		case p.scan.answers <- a:

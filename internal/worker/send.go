@@ -218,7 +218,7 @@ func (w *Worker) finished(e *event) Finished {
 	case e.ignored != "":
 		f.Outcome, f.Reason = Ignored, string(e.ignored)
 	}
-	w.metrics.finishedEvent(f, &e.notes)
+	w.metrics.finishedEvent(f, &e.notes, e.redriven != nil)
 	if w.o.OnFinished != nil {
 		w.o.OnFinished(f)
 	}
