@@ -127,15 +127,7 @@ func attribute(c *survey.Completion, r *Rules, tenantID string, received time.Ti
 		return res, nil
 	}
 	res.Notes.UnreadableTime = c.UnreadableTime
-	user, account := r.claims(c, &res.Notes)
-	user = settle(user, &res.Notes)
-	account = settle(account, &res.Notes)
-	if c.AccountID == "" {
-		for _, a := range account {
-			res.Notes.WithheldNoAccount = append(res.Notes.WithheldNoAccount, a.name)
-		}
-		account = nil
-	}
+	user, account := r.settled(c, &res.Notes)
 
 	at, future := timestamp(c.Timestamp, received)
 	res.Notes.FutureTimestamp = future
@@ -146,7 +138,7 @@ func attribute(c *survey.Completion, r *Rules, tenantID string, received time.Ti
 		m.add(Group, nil, traits(account))
 	}
 	if r.Track && c.Ignored == survey.NotIgnored {
-		each, answers := trackProperties(c, user, account)
+		each, answers := trackProperties(trackClaims(c, user, account))
 		m.add(Track, each, answers)
 	}
 	if m.fault != nil {
@@ -154,6 +146,21 @@ func attribute(c *survey.Completion, r *Rules, tenantID string, received time.Ti
 	}
 	res.Calls = m.calls
 	return res, nil
+}
+
+// settled returns the claims that become traits, each list sorted by name. Those of
+// an account that is not known are withheld.
+func (r *Rules) settled(c *survey.Completion, notes *Notes) (user, account []claim) {
+	user, account = r.claims(c, notes)
+	user = settle(user, notes)
+	account = settle(account, notes)
+	if c.AccountID == "" {
+		for _, a := range account {
+			notes.WithheldNoAccount = append(notes.WithheldNoAccount, a.name)
+		}
+		account = nil
+	}
+	return user, account
 }
 
 // ignored says why a completion makes no call by these rules.

@@ -18,6 +18,7 @@ type claim struct {
 	asked  asked
 	value  jsontext.Value
 	kind   claimKind
+	index  int32 // among those of its kind in the completion; the email has -1
 }
 
 // claimKind says where a value is from.
@@ -42,7 +43,7 @@ func (r *Rules) claims(c *survey.Completion, notes *Notes) (user, account []clai
 	user = make([]claim, 0, len(c.Answers)+1)
 	if c.Email != "" {
 		email, _ := jsontext.AppendQuote(nil, c.Email) // its UTF-8 is valid
-		user = append(user, claim{name: TraitName(r.Prefix + "email"), value: email})
+		user = append(user, claim{name: TraitName(r.Prefix + "email"), value: email, index: -1})
 	}
 	if c.AccountID != "" && len(c.AccountAttributes) > 0 {
 		account = make([]claim, 0, len(c.AccountAttributes)+len(c.Answers))
@@ -52,7 +53,7 @@ func (r *Rules) claims(c *survey.Completion, notes *Notes) (user, account []clai
 				continue
 			}
 			if n, ok := r.naming(a.Name, ""); ok {
-				account = flatten(account, claim{name: r.name(n), naming: n, asked: asked{property: a.Name}, value: a.Value}, notes)
+				account = flatten(account, claim{name: r.name(n), naming: n, asked: asked{property: a.Name}, value: a.Value, index: int32(i)}, notes)
 			} else {
 				notes.Unnamed++
 			}
@@ -66,7 +67,7 @@ func (r *Rules) claims(c *survey.Completion, notes *Notes) (user, account []clai
 			notes.Unnamed++
 			continue
 		}
-		given := claim{name: r.name(n), naming: n, asked: asked{property: a.Property, question: a.Question}, value: a.Value, kind: answered}
+		given := claim{name: r.name(n), naming: n, asked: asked{property: a.Property, question: a.Question}, value: a.Value, kind: answered, index: int32(i)}
 		if owners.of(a, given.name) == survey.LevelAccount {
 			account = flatten(account, given, notes)
 		} else {
