@@ -42,7 +42,7 @@ var table = []row{
 	{"delivery", []string{"attribution", "segment", "tenant"}, "from attempts to an outcome: retries, bisecting"},
 	{"copies", []string{"queue", "survey"}, "copies of an event, told from new ones"},
 	{"worker", []string{"attribution", "copies", "deadletter", "delivery", "lane", "queue", "receipt", "survey", "tenant"}, "the loop from fetch to commit"},
-	{"replay", []string{"attribution", "copies", "lane", "queue", "survey", "tenant"}, "what a range of the log makes, and plans to send it again"},
+	{"replay", []string{"attribution", "copies", "deadletter", "lane", "queue", "receipt", "survey", "tenant"}, "what a range of the log makes, how that differs from what was sent, and plans to send it again"},
 	{"ingress", []string{"queue", "survey", "tenant"}, "the HTTP front"},
 	{"console", []string{"attribution", "deadletter", "queue", "receipt", "tenant"}, "the live page"},
 	{"audit", []string{"deadletter", "lane", "queue", "receipt"}, "what became of events, from the log alone: trace, audit"},

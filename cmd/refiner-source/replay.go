@@ -40,6 +40,8 @@ type replayFlags struct {
 	dryRun, latest, yes bool
 	id, label, rules    string
 	rate                int
+
+	diff diffFlags
 }
 
 func newReplay() *cobra.Command {
@@ -72,11 +74,12 @@ func newReplay() *cobra.Command {
 	flags.Int64Var(&f.toOffset, "to-offset", 0, "with --partition: before this offset; 0 is the end")
 	flags.BoolVar(&f.dryRun, "dry-run", false, "print the calls as JSON lines, and send nothing")
 	flags.BoolVar(&f.latest, "latest", false, "with --dry-run: one identify and group for each user and account, with the latest value of each trait")
-	flags.StringVar(&f.rules, "rules", "", "with --dry-run: a tenants file that is not in force yet")
+	flags.StringVar(&f.rules, "rules", "", "with --dry-run or --diff: a tenants file that is not in force yet")
 	flags.StringVar(&f.id, "id", "", "the replay's id; with nothing else: go on with that replay")
 	flags.StringVar(&f.label, "new-ids", "", "make other message ids with this label, for receivers that must take the calls as new")
 	flags.IntVar(&f.rate, "rate", 0, "calls a second to a tenant; 0 is half of its rate limit")
 	flags.BoolVar(&f.yes, "yes", false, "do not ask")
+	f.diff.add(cmd)
 	cmd.RunE = work(func(cmd *cobra.Command, _ []string) error { return f.run(cmd) })
 	cmd.AddCommand(newReplayStatus())
 	return cmd
@@ -106,6 +109,9 @@ func (f *replayFlags) span(cmd *cobra.Command, now time.Time) (r replay.Range, e
 }
 
 func (f *replayFlags) run(cmd *cobra.Command) error {
+	if f.diff.on {
+		return f.runDiff(cmd)
+	}
 	if !f.dryRun && (f.latest || f.rules != "") {
 		return usagef("--latest and --rules are for --dry-run: nothing is sent by them yet")
 	}
