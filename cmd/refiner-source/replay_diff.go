@@ -183,8 +183,14 @@ func becomes(c *replay.Change) string {
 		}
 		return "sent"
 	case replay.Gone:
+		if c.Why == replay.NoAccount {
+			return "not sent; it is of an account that is not known"
+		}
 		return "not sent"
 	case replay.Added:
+		if c.Why == replay.NoAccount {
+			return "sent; it was of an account that is not known"
+		}
 		return "sent"
 	case replay.Renamed:
 		return string(c.ToTrait)

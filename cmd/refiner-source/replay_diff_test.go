@@ -193,7 +193,7 @@ all 6 2 4 0 TIME TIME
 
 CHANGE TENANT CALL TRAIT BECOMES EVENTS EXAMPLE
 call added acme identify - sent; was ignored: partial 1 r-5
-gone acme identify refiner_role not sent 1 r-3
+gone acme identify refiner_role not sent; it is of an account that is not known 1 r-3
 renamed acme identify refiner_team_size refiner_crew 2 r-1
 owner acme identify refiner_role group 2 r-1
 `
@@ -204,7 +204,7 @@ owner acme identify refiner_role group 2 r-1
 	got := w.report(exitFailed, "--rules", next)
 	changes := []replay.ChangeCount{
 		{Change: replay.Change{Kind: replay.CallAdded, Call: "identify", Why: "ignored: partial"}, Events: 1, Example: "r-5"},
-		{Change: replay.Change{Kind: replay.Gone, Call: "identify", Trait: "refiner_role"}, Events: 1, Example: "r-3"},
+		{Change: replay.Change{Kind: replay.Gone, Call: "identify", Trait: "refiner_role", Why: replay.NoAccount}, Events: 1, Example: "r-3"},
 		{Change: replay.Change{Kind: replay.Renamed, Call: "identify", Trait: "refiner_team_size", ToCall: "identify", ToTrait: "refiner_crew"}, Events: 2, Example: "r-1"},
 		{Change: replay.Change{Kind: replay.Owner, Call: "identify", Trait: "refiner_role", ToCall: "group", ToTrait: "refiner_role"}, Events: 2, Example: "r-1"},
 	}

@@ -128,6 +128,12 @@ func attribute(c *survey.Completion, r *Rules, tenantID string, received time.Ti
 	}
 	res.Notes.UnreadableTime = c.UnreadableTime
 	user, account := r.settled(c, &res.Notes)
+	if c.AccountID == "" {
+		for _, a := range account {
+			res.Notes.WithheldNoAccount = append(res.Notes.WithheldNoAccount, a.name)
+		}
+		account = nil
+	}
 
 	at, future := timestamp(c.Timestamp, received)
 	res.Notes.FutureTimestamp = future
@@ -148,19 +154,10 @@ func attribute(c *survey.Completion, r *Rules, tenantID string, received time.Ti
 	return res, nil
 }
 
-// settled returns the claims that become traits, each list sorted by name. Those of
-// an account that is not known are withheld.
+// settled returns the claims that become traits, each list sorted by name.
 func (r *Rules) settled(c *survey.Completion, notes *Notes) (user, account []claim) {
 	user, account = r.claims(c, notes)
-	user = settle(user, notes)
-	account = settle(account, notes)
-	if c.AccountID == "" {
-		for _, a := range account {
-			notes.WithheldNoAccount = append(notes.WithheldNoAccount, a.name)
-		}
-		account = nil
-	}
-	return user, account
+	return settle(user, notes), settle(account, notes)
 }
 
 // ignored says why a completion makes no call by these rules.

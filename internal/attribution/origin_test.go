@@ -10,8 +10,8 @@ import (
 	"refinersource/internal/survey"
 )
 
-// What Derive tells of is what Attribute's calls have, and of a user's and an
-// account's traits no two are of one origin.
+// What Derive tells of is what Attribute's calls have and what it withholds, and of a
+// user's and an account's traits no two are of one origin.
 func TestDerivedTraitsAreThoseOfTheCalls(t *testing.T) {
 	t.Parallel()
 	type trait struct {
@@ -43,8 +43,13 @@ func TestDerivedTraitsAreThoseOfTheCalls(t *testing.T) {
 			origin attribution.Origin
 		}
 		origins := make(map[of]attribution.TraitName)
+		var withheld []attribution.TraitName
 		for _, d := range attribution.Derive(&c, &rules) {
-			got[trait{d.Kind, d.Name, string(d.Value)}]++
+			if d.Withheld {
+				withheld = append(withheld, d.Name)
+			} else {
+				got[trait{d.Kind, d.Name, string(d.Value)}]++
+			}
 			o := of{d.Kind == attribution.Track, d.Origin}
 			if other, ok := origins[o]; ok {
 				t.Fatalf("%s and %s are of one origin", other, d.Name)
@@ -53,6 +58,9 @@ func TestDerivedTraitsAreThoseOfTheCalls(t *testing.T) {
 		}
 		if diff := cmp.Diff(want, got); diff != "" {
 			t.Fatalf("traits of the calls and derived ones (-want +got):\n%s", diff)
+		}
+		if diff := cmp.Diff(res.Notes.WithheldNoAccount, withheld); diff != "" {
+			t.Fatalf("what is withheld (-want +got):\n%s", diff)
 		}
 	})
 }

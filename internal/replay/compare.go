@@ -46,9 +46,13 @@ type Change struct {
 	Type   string `json:"type,omitzero"`
 	ToType string `json:"to_type,omitzero"`
 	// Why is the reason for which an event made no calls, or would make none: of
-	// CallAdded and CallGone.
+	// CallAdded and CallGone. Of Added and Gone it is NoAccount, or "".
 	Why string `json:"why,omitzero"`
 }
+
+// NoAccount is why a trait was not sent, or would not be: it is the account's, and the
+// event names none.
+const NoAccount = "no_account"
 
 // made is what rules make of an event: its calls, or why there are none.
 type made struct {
@@ -60,12 +64,17 @@ type made struct {
 
 // traits are those of the kinds of calls that are named.
 func (m *made) traits(of [len(kinds)]bool) places {
-	p := places{byPlace: make(map[place]*attribution.Derived), byOrigin: make(map[part]*attribution.Derived)}
+	p := places{
+		byPlace: make(map[place]*attribution.Derived), byOrigin: make(map[part]*attribution.Derived), withheld: make(map[attribution.Origin]bool),
+	}
 	if len(m.calls) == 0 {
 		return p
 	}
 	for _, d := range attribution.Derive(m.completion, m.rules) {
-		if of[d.Kind] {
+		switch {
+		case d.Withheld:
+			p.withheld[d.Origin] = true
+		case of[d.Kind]:
 			p.list = append(p.list, &d)
 			p.byPlace[place{d.Kind, d.Name}] = &d
 			p.byOrigin[partOf(&d)] = &d
@@ -135,6 +144,15 @@ type places struct {
 	list     []*attribution.Derived
 	byPlace  map[place]*attribution.Derived
 	byOrigin map[part]*attribution.Derived
+	withheld map[attribution.Origin]bool
+}
+
+// why is the reason for which something of an origin is not among them.
+func (p *places) why(d *attribution.Derived) string {
+	if p.withheld[d.Origin] {
+		return NoAccount
+	}
+	return ""
 }
 
 func partOf(d *attribution.Derived) part { return part{d.Origin, d.Kind == attribution.Track} }
@@ -163,7 +181,7 @@ func compareTraits(then, now places) []Change {
 		is := now.byPlace[at]
 		switch {
 		case is == nil && !left[at]:
-			changes = append(changes, Change{Kind: Gone, Call: was.Kind.String(), Trait: was.Name})
+			changes = append(changes, Change{Kind: Gone, Call: was.Kind.String(), Trait: was.Name, Why: now.why(was)})
 		case is == nil, bytes.Equal(was.Value, is.Value), left[at] && came[at]:
 		case typeOf(was.Value) != typeOf(is.Value):
 			changes = append(changes, Change{Kind: Type, Call: was.Kind.String(), Trait: was.Name, Type: typeOf(was.Value), ToType: typeOf(is.Value)})
@@ -173,7 +191,7 @@ func compareTraits(then, now places) []Change {
 	}
 	for _, is := range now.list {
 		if at := (place{is.Kind, is.Name}); then.byPlace[at] == nil && !came[at] {
-			changes = append(changes, Change{Kind: Added, Call: is.Kind.String(), Trait: is.Name})
+			changes = append(changes, Change{Kind: Added, Call: is.Kind.String(), Trait: is.Name, Why: then.why(is)})
 		}
 	}
 	return changes

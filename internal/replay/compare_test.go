@@ -137,14 +137,14 @@ func TestCompareTellsWhatBecomesOfEachTrait(t *testing.T) {
 			data: `{"size":"10+","role":"CEO"}`,
 			then: nothing,
 			now:  func(r *attribution.Rules) { r.AccountProperties = set("size") },
-			want: []replay.Change{{Kind: replay.Gone, Call: "identify", Trait: "refiner_size"}},
+			want: []replay.Change{{Kind: replay.Gone, Call: "identify", Trait: "refiner_size", Why: replay.NoAccount}},
 		},
 		{
 			name: "an answer that comes back from one is added",
 			data: `{"size":"10+","role":"CEO"}`,
 			then: func(r *attribution.Rules) { r.AccountProperties = set("size") },
 			now:  nothing,
-			want: []replay.Change{{Kind: replay.Added, Call: "identify", Trait: "refiner_size"}},
+			want: []replay.Change{{Kind: replay.Added, Call: "identify", Trait: "refiner_size", Why: replay.NoAccount}},
 		},
 		{
 			name: "another answer of the same value is not the same answer",
@@ -152,8 +152,8 @@ func TestCompareTellsWhatBecomesOfEachTrait(t *testing.T) {
 			then: func(r *attribution.Rules) { r.AccountProperties = set("two") },
 			now:  func(r *attribution.Rules) { r.AccountProperties = set("one") },
 			want: []replay.Change{
-				{Kind: replay.Gone, Call: "identify", Trait: "refiner_one"},
-				{Kind: replay.Added, Call: "identify", Trait: "refiner_two"},
+				{Kind: replay.Gone, Call: "identify", Trait: "refiner_one", Why: replay.NoAccount},
+				{Kind: replay.Added, Call: "identify", Trait: "refiner_two", Why: replay.NoAccount},
 			},
 		},
 		{
@@ -179,6 +179,15 @@ func TestCompareTellsWhatBecomesOfEachTrait(t *testing.T) {
 				{Kind: replay.Renamed, Call: "group", Trait: "refiner_branch", ToCall: "group", ToTrait: "refiner_industry"},
 				{Kind: replay.Type, Call: "group", Trait: "refiner_industry", Type: "string", ToType: "number"},
 			},
+		},
+		{
+			name: "an attribute that gets the name of an answer is gone",
+			data: `{"branch":"steel"}`, attributes: `{"industry":"x"}`,
+			then: func(r *attribution.Rules) { r.AccountProperties = set("branch") },
+			now: func(r *attribution.Rules) {
+				r.AccountProperties, r.Names = set("branch"), names("industry", "branch")
+			},
+			want: []replay.Change{{Kind: replay.Gone, Call: "group", Trait: "refiner_industry"}},
 		},
 		{
 			name: "a track call comes with all that it has",
