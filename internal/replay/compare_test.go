@@ -247,6 +247,23 @@ func TestCompareTellsWhatBecomesOfEachTrait(t *testing.T) {
 	}
 }
 
+// Of a question that was answered twice the last value counts, once for each level: an
+// answer has not moved if it does not bring its value.
+func TestCompareTakesForTheSameAnswerWhatHasTheSameValue(t *testing.T) {
+	t.Parallel()
+	c, err := survey.Decode(survey.SurveyEvent, []byte(`{"id":"e","completed_at":"2026-10-12T02:05:55Z","user":{"id":"ann"},"account":{"id":"acc"},`+
+		`"answers":[{"property":"size","value":1},{"property":"size","value":2,"belongs_to":"user"}]}`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	then, now := attribution.DefaultRules(), attribution.DefaultRules()
+	now.AccountProperties = set("size")
+	want := []replay.Change{{Kind: replay.Added, Call: "group", Trait: "refiner_size"}}
+	if d := cmp.Diff(want, replay.Compare(&c, &then, &now, accepted)); d != "" {
+		t.Errorf("-want +got:\n%s", d)
+	}
+}
+
 // Why an event makes no call by one of the rules stands with the calls.
 func TestCompareTellsWhyCallsComeAndGo(t *testing.T) {
 	t.Parallel()
