@@ -24,7 +24,7 @@ import (
 type diffWorld struct {
 	*world
 	receipts, rules *queue.Publisher
-	events          []queue.Offset // so many there are
+	next            queue.Offset // of the event that is published next
 }
 
 func newDiffWorld(t *testing.T) *diffWorld {
@@ -59,28 +59,42 @@ func (w *diffWorld) keep(t *testing.T, id tenant.ID, r attribution.Rules) {
 // rules of then, but for what change does.
 func (w *diffWorld) sent(t *testing.T, id tenant.ID, body string, r attribution.Rules, change func(*receipt.Receipt)) {
 	t.Helper()
-	w.publish(t, id, len(w.events), body)
 	n := w.receipt(t, id, body, r)
+	_, err := w.events.Publish(t.Context(), queue.Record{
+		Key: []byte("x"), Value: []byte(body), Time: w.at(w.next),
+		Headers: []queue.Header{
+			{Key: queue.HeaderTenant, Value: []byte(id)}, {Key: queue.HeaderSource, Value: []byte(survey.RefinerWebhook)},
+			{Key: queue.HeaderEventID, Value: []byte(n.EventID)},
+		},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.next++
 	if change != nil {
 		change(&n)
 	}
 	w.write(t, &n)
-	w.events = append(w.events, n.Offset)
 }
 
-// receipt is that of the event that comes next.
+// at is when the event of an offset was accepted.
+func (w *diffWorld) at(o queue.Offset) time.Time {
+	return w.begun.Add(time.Duration(o) * time.Minute).UTC()
+}
+
+// receipt is that of the event that is published next, without calls if it is none.
 func (w *diffWorld) receipt(t *testing.T, id tenant.ID, body string, r attribution.Rules) receipt.Receipt {
 	t.Helper()
 	n := receipt.Receipt{
-		Tenant: string(id), Source: string(survey.RefinerWebhook), Offset: queue.Offset(len(w.events)), Outcome: receipt.Delivered,
+		Tenant: string(id), Source: string(survey.RefinerWebhook), Offset: w.next, Outcome: receipt.Delivered,
 		FinishedAt: time.Now(), FirstAttemptAt: time.Now(), Rules: attribution.RulesVersion, RulesOf: tenant.Fingerprint(&r), Library: r.LibraryVersion,
 	}
 	c, err := survey.Decode(survey.RefinerWebhook, []byte(body))
 	if err != nil {
-		t.Fatal(err)
+		return n
 	}
 	n.EventID = c.ID
-	result, err := attribution.Attribute(c, &r, string(id), w.begun.Add(time.Duration(len(w.events))*time.Minute))
+	result, err := attribution.Attribute(c, &r, string(id), w.at(w.next))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -149,8 +163,7 @@ func TestDiffHoldsTheRulesOfNowAgainstWhatWasSent(t *testing.T) {
 		t.Errorf("by the rules of then: %+v", same)
 	}
 	got := w.diff(t, replay.Range{}, acme(t, attribution.DefaultRules()))
-	at := func(minute int) time.Time { return w.begun.Add(time.Duration(minute) * time.Minute).UTC() }
-	want := replay.DiffCounts{Events: 3, Different: 3, Reasons: map[replay.Incomparable]int{}, First: at(0), Last: at(2)}
+	want := replay.DiffCounts{Events: 3, Different: 3, Reasons: map[replay.Incomparable]int{}, First: w.at(0), Last: w.at(2)}
 	if d := cmp.Diff(want, got.Total); d != "" || !got.Differs {
 		t.Errorf("by other rules: differs is %v, counts (-want +got):\n%s", got.Differs, d)
 	}
@@ -159,9 +172,9 @@ func TestDiffHoldsTheRulesOfNowAgainstWhatWasSent(t *testing.T) {
 	}
 	for name, r := range map[string]replay.Range{
 		"a user":   {User: "ann"},
-		"a time":   {To: at(2)},
+		"a time":   {To: w.at(2)},
 		"offsets":  {Offsets: true, FromOffset: 0, ToOffset: 2},
-		"a tenant": {Tenants: []tenant.ID{"acme"}, To: at(2)},
+		"a tenant": {Tenants: []tenant.ID{"acme"}, To: w.at(2)},
 	} {
 		if got := w.diff(t, r, acme(t, attribution.DefaultRules())).Total; got.Events != 2 || got.Different != 2 {
 			t.Errorf("%s: %+v, want two events that differ", name, got)
@@ -207,7 +220,7 @@ func TestDiffNeverGuesses(t *testing.T) {
 			if !c.forgets {
 				w.keep(t, "acme", then())
 			}
-			w.withID(t, "acme", "r-ann-1", answer("ann", 1), then(), c.change)
+			w.sent(t, "acme", answer("ann", 1), then(), c.change)
 			got := w.diff(t, replay.Range{}, acme(t, attribution.DefaultRules()))
 			want := map[replay.Incomparable]int{c.want: 1}
 			if d := cmp.Diff(want, got.Total.Reasons); d != "" || got.Total.NotComparable != 1 || got.Differs != c.differs || len(got.Tenants[0].Changes) > 0 {
@@ -215,27 +228,6 @@ func TestDiffNeverGuesses(t *testing.T) {
 			}
 		})
 	}
-}
-
-// withID is sent, of an event whose header says its id.
-func (w *diffWorld) withID(t *testing.T, id tenant.ID, eventID, body string, r attribution.Rules, change func(*receipt.Receipt)) {
-	t.Helper()
-	_, err := w.world.events.Publish(t.Context(), queue.Record{
-		Key: []byte("x"), Value: []byte(body), Time: w.begun.Add(time.Duration(len(w.events)) * time.Minute),
-		Headers: []queue.Header{
-			{Key: queue.HeaderTenant, Value: []byte(id)}, {Key: queue.HeaderSource, Value: []byte(survey.RefinerWebhook)},
-			{Key: queue.HeaderEventID, Value: []byte(eventID)},
-		},
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	n := w.receipt(t, id, body, r)
-	if change != nil {
-		change(&n)
-	}
-	w.write(t, &n)
-	w.events = append(w.events, queue.Offset(len(w.events)))
 }
 
 // The first receipt of live traffic counts: what came later was sent later, and what
@@ -324,16 +316,7 @@ func TestDiffTellsWhichCallsComeAndGo(t *testing.T) {
 				c.then(&rules)
 			}
 			w.keep(t, "acme", rules)
-			w.publish(t, "acme", 0, c.body)
-			n := receipt.Receipt{Tenant: "acme", Outcome: receipt.Delivered, FinishedAt: time.Now(), FirstAttemptAt: time.Now(), Rules: attribution.RulesVersion}
-			if decoded, err := survey.Decode(survey.RefinerWebhook, []byte(c.body)); err == nil {
-				n = w.receipt(t, "acme", c.body, rules)
-				n.EventID = decoded.ID
-			}
-			if c.change != nil {
-				c.change(&n)
-			}
-			w.write(t, &n)
+			w.sent(t, "acme", c.body, rules, c.change)
 			got := w.diff(t, replay.Range{}, c.now(t))
 			var changes []replay.Change
 			for _, row := range got.Tenants[0].Changes {
@@ -360,8 +343,11 @@ func TestDiffTakesTheReceiptsWordForWhatIsACopy(t *testing.T) {
 	t.Parallel()
 	w := newDiffWorld(t)
 	w.keep(t, "acme", then())
-	for range 2 {
-		w.sent(t, "acme", answer("ann", 1), then(), nil)
+	for w.next < 2 {
+		n := w.receipt(t, "acme", answer("ann", 1), then())
+		w.publish(t, "acme", int(w.next), answer("ann", 1)) // without a header that says its id
+		w.write(t, &n)
+		w.next++
 	}
 	if got := w.diff(t, replay.Range{}, acme(t, attribution.DefaultRules())).Total; got.Different != 2 {
 		t.Errorf("%+v; want both events to differ", got)
