@@ -157,10 +157,17 @@ func (p *places) why(d *attribution.Derived) string {
 
 func partOf(d *attribution.Derived) part { return part{d.Origin, d.Kind == attribution.Track} }
 
+// holds tells whether a trait of that value stands at a place.
+func (p *places) holds(at place, value jsontext.Value) bool {
+	d := p.byPlace[at]
+	return d != nil && bytes.Equal(d.Value, value)
+}
+
 // compareTraits finds first what has moved: what was taken from the same part of the
 // event, has the same value, and stands elsewhere. What comes to a place that way, or
 // leaves it, has neither been added nor is it gone; and where one comes and another
-// leaves, the value's change is told by the two.
+// leaves, the value's change is told by the two. Nobody sees a move between places that
+// have the same value before and after.
 func compareTraits(then, now places) []Change {
 	var changes []Change
 	came, left := make(map[place]bool), make(map[place]bool)
@@ -169,12 +176,16 @@ func compareTraits(then, now places) []Change {
 		if was == nil || was.Kind == is.Kind && was.Name == is.Name || !bytes.Equal(was.Value, is.Value) {
 			continue
 		}
+		from, to := place{was.Kind, was.Name}, place{is.Kind, is.Name}
+		if now.holds(from, is.Value) && then.holds(to, is.Value) {
+			continue
+		}
 		kind := Renamed
 		if was.Kind != is.Kind {
 			kind = Owner
 		}
 		changes = append(changes, Change{Kind: kind, Call: was.Kind.String(), Trait: was.Name, ToCall: is.Kind.String(), ToTrait: is.Name})
-		left[place{was.Kind, was.Name}], came[place{is.Kind, is.Name}] = true, true
+		left[from], came[to] = true, true
 	}
 	for _, was := range then.list {
 		at := place{was.Kind, was.Name}

@@ -99,6 +99,12 @@ func TestCompareTellsWhatBecomesOfEachTrait(t *testing.T) {
 			},
 		},
 		{
+			name: "answers of the same value that exchange their names change nothing",
+			data: `{"a":"one","b":"one"}`,
+			then: nothing,
+			now:  func(r *attribution.Rules) { r.Names = map[string]string{"a": "b", "b": "a"} },
+		},
+		{
 			name: "the members of an answer are renamed each",
 			data: `{"matrix":{"speed":1,"price":2}}`,
 			then: nothing,
