@@ -3,6 +3,7 @@ package replay_test
 import (
 	"encoding/json/jsontext"
 	"fmt"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -24,12 +25,19 @@ import (
 type diffWorld struct {
 	*world
 	receipts, rules *queue.Publisher
+	key             []byte       // of all records; it says in which partition they are
+	partitions      int          // that there are
 	next            queue.Offset // of the event that is published next
 }
 
 func newDiffWorld(t *testing.T) *diffWorld {
 	t.Helper()
-	w := &diffWorld{world: newWorld(t)}
+	return newDiffWorldOf(t, 1)
+}
+
+func newDiffWorldOf(t *testing.T, partitions int) *diffWorld {
+	t.Helper()
+	w := &diffWorld{world: newWorldOf(t, partitions), key: []byte("x"), partitions: partitions}
 	w.receipts = w.log.Publisher(w.topics.Receipts(), queue.PublisherOptions{})
 	w.rules = w.log.Publisher(w.topics.Tenants(), queue.PublisherOptions{})
 	t.Cleanup(func() {
@@ -61,7 +69,7 @@ func (w *diffWorld) sent(t *testing.T, id tenant.ID, body string, r attribution.
 	t.Helper()
 	n := w.receipt(t, id, body, r)
 	_, err := w.events.Publish(t.Context(), queue.Record{
-		Key: []byte("x"), Value: []byte(body), Time: w.at(w.next),
+		Key: w.key, Value: []byte(body), Time: w.at(w.next),
 		Headers: []queue.Header{
 			{Key: queue.HeaderTenant, Value: []byte(id)}, {Key: queue.HeaderSource, Value: []byte(survey.RefinerWebhook)},
 			{Key: queue.HeaderEventID, Value: []byte(n.EventID)},
@@ -86,7 +94,8 @@ func (w *diffWorld) at(o queue.Offset) time.Time {
 func (w *diffWorld) receipt(t *testing.T, id tenant.ID, body string, r attribution.Rules) receipt.Receipt {
 	t.Helper()
 	n := receipt.Receipt{
-		Tenant: string(id), Source: string(survey.RefinerWebhook), Offset: w.next, Outcome: receipt.Delivered,
+		Tenant: string(id), Source: string(survey.RefinerWebhook), Outcome: receipt.Delivered,
+		Partition: queue.PartitionOf(w.key, w.partitions), Offset: w.next,
 		FinishedAt: time.Now(), FirstAttemptAt: time.Now(), Rules: attribution.RulesVersion, RulesOf: tenant.Fingerprint(&r), Library: r.LibraryVersion,
 	}
 	c, err := survey.Decode(survey.RefinerWebhook, []byte(body))
@@ -108,7 +117,7 @@ func (w *diffWorld) receipt(t *testing.T, id tenant.ID, body string, r attributi
 func (w *diffWorld) write(t *testing.T, n *receipt.Receipt) {
 	t.Helper()
 	_, err := w.receipts.Publish(t.Context(), queue.Record{
-		Key: []byte("x"), Value: receipt.Append(nil, n), Time: n.FinishedAt,
+		Key: w.key, Value: receipt.Append(nil, n), Time: n.FinishedAt,
 		Headers: []queue.Header{{Key: queue.HeaderTenant, Value: []byte(n.Tenant)}},
 	})
 	if err != nil {
@@ -182,6 +191,24 @@ func TestDiffHoldsTheRulesOfNowAgainstWhatWasSent(t *testing.T) {
 	}
 	if got := w.diff(t, replay.Range{Tenants: []tenant.ID{"beta"}}, acme(t, then())); got.Total.Events != 0 || got.Differs {
 		t.Errorf("another tenant: %+v", got)
+	}
+}
+
+// All partitions are compared, and the example of a change is the same each time.
+func TestDiffPutsThePartitionsTogether(t *testing.T) {
+	t.Parallel()
+	w := newDiffWorldOf(t, 3)
+	w.keep(t, "acme", then())
+	for partition := range w.partitions {
+		for i := 0; queue.PartitionOf(w.key, w.partitions) != partition; i++ {
+			w.key = []byte("user-" + strconv.Itoa(i))
+		}
+		w.next = 0
+		w.sent(t, "acme", answer("ann", partition), then(), nil)
+	}
+	got := w.diff(t, replay.Range{}, acme(t, attribution.DefaultRules()))
+	if d := cmp.Diff(renamed(3, "r-ann-0"), got.Tenants[0].Changes, cmpopts.IgnoreUnexported(replay.ChangeCount{})); d != "" || got.Total.Different != 3 {
+		t.Errorf("changes (-want +got):\n%s%+v", d, got.Total)
 	}
 }
 
