@@ -449,6 +449,9 @@ func TestDiffRefusesMoreThanItsMemory(t *testing.T) {
 	t.Parallel()
 	w := newDiffWorld(t)
 	d := replay.Diff{Scan: &replay.Scan{Log: w.log, Topic: w.topics.Events(), Tenants: acme(t, then())}, Topics: w.topics, TableBytes: 1 << 20}
+	if replay.SentEventSize != replay.SentEventBytes {
+		t.Errorf("an event takes %d bytes, not the %d that are reckoned with", replay.SentEventSize, replay.SentEventBytes)
+	}
 	most := queue.Offset(1<<20) / replay.SentEventBytes
 	if _, err := d.Run(t.Context(), []replay.Span{{To: most + 1}}); err == nil || !strings.Contains(err.Error(), "--memory") {
 		t.Errorf("%v; want a refusal that names --memory", err)

@@ -2,13 +2,17 @@ package replay
 
 import (
 	"time"
+	"unsafe"
 
 	"refinersource/internal/attribution"
 	"refinersource/internal/survey"
 )
 
-// SentEventBytes is what an event takes in the table of what was sent.
-const SentEventBytes = sentEventBytes
+// What an event is said to take in the table of what was sent, and what it takes.
+const (
+	SentEventBytes = sentEventBytes
+	SentEventSize  = int(unsafe.Sizeof(sentEvent{}))
+)
 
 // Compare compares what two sets of rules make of a completion.
 func Compare(c *survey.Completion, then, now *attribution.Rules, at time.Time) []Change {
