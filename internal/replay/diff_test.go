@@ -71,7 +71,8 @@ func (w *diffWorld) sent(t *testing.T, id tenant.ID, body string, r attribution.
 	_, err := w.events.Publish(t.Context(), queue.Record{
 		Key: w.key, Value: []byte(body), Time: w.at(w.next),
 		Headers: []queue.Header{
-			{Key: queue.HeaderTenant, Value: []byte(id)}, {Key: queue.HeaderSource, Value: []byte(survey.RefinerWebhook)},
+			{Key: queue.HeaderTenant, Value: []byte(id)},
+			{Key: queue.HeaderSource, Value: []byte(survey.RefinerWebhook)},
 			{Key: queue.HeaderEventID, Value: []byte(n.EventID)},
 		},
 	})
