@@ -43,7 +43,7 @@ var table = []row{
 	{"copies", []string{"queue", "survey"}, "copies of an event, told from new ones"},
 	{"redrive", []string{"attribution", "copies", "deadletter", "queue", "survey", "tenant"}, "dead letters put back: their mark, what they make, the plan"},
 	{"worker", []string{"attribution", "copies", "deadletter", "delivery", "lane", "queue", "receipt", "redrive", "survey", "tenant"}, "the loop from fetch to commit"},
-	{"replay", []string{"attribution", "copies", "lane", "queue", "redrive", "survey", "tenant"}, "what a range of the log makes, and plans to send it again"},
+	{"replay", []string{"attribution", "copies", "deadletter", "lane", "queue", "receipt", "redrive", "survey", "tenant"}, "what a range of the log makes, how that differs from what was sent, and plans to send it again"},
 	{"ingress", []string{"queue", "survey", "tenant"}, "the HTTP front"},
 	{"console", []string{"attribution", "deadletter", "queue", "receipt", "tenant"}, "the live page"},
 	{"audit", []string{"deadletter", "lane", "queue", "receipt", "redrive"}, "what became of events, from the log alone: trace, audit"},

@@ -48,9 +48,9 @@ func newDeadRedrive() *cobra.Command {
 		if err != nil {
 			return err
 		}
-		rules, err := loadRules(*tenants)
+		rules, err := tenant.LoadRules(*tenants)
 		if err != nil {
-			return err
+			return usageError{err}
 		}
 		r := redriving{cmd: cmd, flags: f, id: id, rules: rules, stale: *stale, execute: *execute, yes: *yes}
 		return f.with(cmd.Context(), filter, r.run)

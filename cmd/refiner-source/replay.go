@@ -40,6 +40,8 @@ type replayFlags struct {
 	dryRun, latest, yes bool
 	id, label, rules    string
 	rate                int
+
+	diff diffFlags
 }
 
 func newReplay() *cobra.Command {
@@ -75,11 +77,12 @@ func newReplay() *cobra.Command {
 	flags.Int64Var(&f.toOffset, "to-offset", 0, "with --partition: before this offset; 0 is the end")
 	flags.BoolVar(&f.dryRun, "dry-run", false, "print the calls as JSON lines, and send nothing")
 	flags.BoolVar(&f.latest, "latest", false, "fold the range: one identify for each user and one group for each user and account, with the latest value of each trait")
-	flags.StringVar(&f.rules, "rules", "", "with --dry-run: a tenants file that is not in force yet")
+	flags.StringVar(&f.rules, "rules", "", "with --dry-run or --diff: a tenants file that is not in force yet")
 	flags.StringVar(&f.id, "id", "", "the replay's id; with nothing else: go on with that replay")
 	flags.StringVar(&f.label, "new-ids", "", "make other message ids with this label, for receivers that must take the calls as new")
 	flags.IntVar(&f.rate, "rate", 0, "calls a second to a tenant; 0 is half of its rate limit")
 	flags.BoolVar(&f.yes, "yes", false, "do not ask")
+	f.diff.add(cmd)
 	cmd.RunE = work(func(cmd *cobra.Command, _ []string) error { return f.run(cmd) })
 	cmd.AddCommand(newReplayStatus())
 	return cmd
@@ -109,8 +112,11 @@ func (f *replayFlags) span(cmd *cobra.Command, now time.Time) (r replay.Range, e
 }
 
 func (f *replayFlags) run(cmd *cobra.Command) error {
+	if f.diff.on {
+		return f.runDiff(cmd)
+	}
 	if !f.dryRun && f.rules != "" {
-		return usagef("--rules is for --dry-run: nothing is sent by a tenants file that is not in force; once it is, --tenants has it")
+		return usagef("--rules is for --dry-run and --diff: nothing is sent by a tenants file that is not in force; once it is, --tenants has it")
 	}
 	if f.tenants == "" && f.rules == "" {
 		return usagef("--tenants is missing; give the tenants file")
@@ -149,9 +155,9 @@ func (f *replayFlags) show(cmd *cobra.Command, log *queue.Log, topics queue.Topi
 	if path == "" {
 		path = f.tenants
 	}
-	tenants, err := loadRules(path)
+	tenants, err := tenant.LoadRules(path)
 	if err != nil {
-		return err
+		return usageError{err}
 	}
 	if tenants, err = labelled(tenants, f.label); err != nil {
 		return err
@@ -176,21 +182,6 @@ func (f *replayFlags) show(cmd *cobra.Command, log *queue.Log, topics queue.Topi
 		return fmt.Errorf("write calls: %w", err)
 	}
 	return gaps()
-}
-
-// loadRules loads a tenants file of which no secret is used: a variable that is not set
-// is no fault.
-func loadRules(path string) (*tenant.Registry, error) {
-	tenants, err := tenant.Load(path, func(name string) (string, bool) {
-		if v, ok := os.LookupEnv(name); ok {
-			return v, true
-		}
-		return "not-set", true
-	})
-	if err != nil {
-		return nil, usageError{err}
-	}
-	return tenants, nil
 }
 
 // labelled are the tenants with the label in their message ids.

@@ -163,7 +163,7 @@ func attribute(c *survey.Completion, r *Rules, tenantID string, received time.Ti
 	}
 	if track {
 		m.shared.GroupID = c.AccountID
-		each, answers := trackProperties(c, user, account)
+		each, answers := trackProperties(trackClaims(c, user, account))
 		m.add(Track, each, answers)
 	}
 	if m.fault != nil {
@@ -171,6 +171,13 @@ func attribute(c *survey.Completion, r *Rules, tenantID string, received time.Ti
 	}
 	res.Calls = m.calls
 	return res, nil
+}
+
+// settled returns the claims that become traits, each list sorted by name.
+func (r *Rules) settled(c *survey.Completion) (user, account []claim) {
+	notes := new(Notes)
+	user, account = r.claims(c, new(names), nil, nil, notes)
+	return settle(user, notes), settle(account, notes)
 }
 
 // ignored says why a completion makes no call by these rules.

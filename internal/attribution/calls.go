@@ -218,13 +218,13 @@ func (m *maker) messageID(kind Kind, part int) string {
 	return id.String()
 }
 
-// trackProperties returns what each track call of a completion has, and the
-// answers of the user and of the account under their traits' names. Of one name
-// the first of these keeps it: the survey's property, the user's answer, the
-// account's.
-func trackProperties(c *survey.Completion, user, account []claim) (each, answers []Trait) {
+// trackClaims returns what a completion's track calls have, sorted by name: the
+// survey's properties, and the answers of the user and of the account under their
+// traits' names. Of one name the first of these keeps it: the survey's property, the
+// user's answer, the account's.
+func trackClaims(c *survey.Completion, user, account []claim) []claim {
 	var all []claim
-	for _, p := range [...]struct {
+	for i, p := range [...]struct {
 		name TraitName
 		text string
 	}{
@@ -234,7 +234,7 @@ func trackProperties(c *survey.Completion, user, account []claim) (each, answers
 	} {
 		if p.text != "" {
 			value, _ := jsontext.AppendQuote(nil, p.text) // its UTF-8 is valid
-			all = append(all, claim{name: p.name, value: value, kind: fixed})
+			all = append(all, claim{name: p.name, value: value, kind: fixed, index: int32(i)})
 		}
 	}
 	for _, cl := range user {
@@ -248,7 +248,13 @@ func trackProperties(c *survey.Completion, user, account []claim) (each, answers
 			all = append(all, cl)
 		}
 	}
-	for _, cl := range settle(all, new(Notes)) {
+	return settle(all, new(Notes))
+}
+
+// trackProperties returns what each track call of a completion has, and what its
+// calls share out.
+func trackProperties(claims []claim) (each, answers []Trait) {
+	for _, cl := range claims {
 		if cl.kind == fixed {
 			each = append(each, Trait{cl.name, cl.value})
 		} else {

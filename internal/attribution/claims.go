@@ -18,6 +18,7 @@ type claim struct {
 	asked  asked
 	value  jsontext.Value
 	kind   claimKind
+	index  int32 // among those of its kind in the completion; the email has -1
 }
 
 // claimKind says where a value is from.
@@ -41,7 +42,7 @@ type asked struct {
 func (r *Rules) claims(c *survey.Completion, names *names, user, account []claim, notes *Notes) (_, _ []claim) {
 	if c.Email != "" {
 		email, _ := jsontext.AppendQuote(nil, c.Email) // its UTF-8 is valid
-		user = append(user, claim{name: TraitName(r.Prefix + "email"), value: email})
+		user = append(user, claim{name: TraitName(r.Prefix + "email"), value: email, index: -1})
 	}
 	if c.AccountID != "" {
 		for i := range c.AccountAttributes {
@@ -50,7 +51,7 @@ func (r *Rules) claims(c *survey.Completion, names *names, user, account []claim
 				continue
 			}
 			if n, ok := r.naming(a.Name, ""); ok {
-				account = flatten(account, claim{name: names.of(r, n), naming: n, asked: asked{property: a.Name}, value: a.Value}, notes)
+				account = flatten(account, claim{name: names.of(r, n), naming: n, asked: asked{property: a.Name}, value: a.Value, index: int32(i)}, notes)
 			} else {
 				notes.Unnamed++
 			}
@@ -64,7 +65,7 @@ func (r *Rules) claims(c *survey.Completion, names *names, user, account []claim
 			notes.Unnamed++
 			continue
 		}
-		given := claim{name: names.of(r, n), naming: n, asked: asked{property: a.Property, question: a.Question}, value: a.Value, kind: answered}
+		given := claim{name: names.of(r, n), naming: n, asked: asked{property: a.Property, question: a.Question}, value: a.Value, kind: answered, index: int32(i)}
 		if owners.of(a, given.name) == survey.LevelAccount {
 			account = flatten(account, given, notes)
 		} else {

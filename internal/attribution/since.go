@@ -24,13 +24,13 @@ func Say(c *survey.Completion, r *Rules) (Said, bool) {
 	if r.ignored(c) != survey.NotIgnored {
 		return Said{}, false
 	}
-	user, account := r.claims(c, new(names), nil, nil, new(Notes))
+	user, account := r.settled(c)
 	s := Said{
 		User: (&Rules{}).OrderKey(c.UserID, c.AnonymousID, ""), Account: c.AccountID,
-		UserTraits: namesOf(settle(user, new(Notes))),
+		UserTraits: namesOf(user),
 	}
 	if c.AccountID != "" {
-		s.AccountTraits = namesOf(settle(account, new(Notes)))
+		s.AccountTraits = namesOf(account)
 	}
 	return s, true
 }

@@ -20,7 +20,7 @@ import (
 	"refinersource/internal/tenant"
 )
 
-// world is a log with one partition.
+// world is a log, with one partition unless a test asks for more.
 type world struct {
 	log    *queue.Log
 	topics queue.Topics
@@ -29,6 +29,11 @@ type world struct {
 }
 
 func newWorld(t *testing.T) *world {
+	t.Helper()
+	return newWorldOf(t, 1)
+}
+
+func newWorldOf(t *testing.T, partitions int) *world {
 	t.Helper()
 	b, err := broker.Start(broker.Options{})
 	if err != nil {
@@ -40,7 +45,7 @@ func newWorld(t *testing.T) *world {
 		t.Fatal(err)
 	}
 	t.Cleanup(w.log.Close)
-	if err := w.log.EnsureTopics(t.Context(), w.topics.Specs(1, 1)); err != nil {
+	if err := w.log.EnsureTopics(t.Context(), w.topics.Specs(partitions, 1)); err != nil {
 		t.Fatal(err)
 	}
 	w.events = w.log.Publisher(w.topics.Events(), queue.PublisherOptions{})
