@@ -10,8 +10,8 @@ func Mutants() []Mutant {
 			Name: "swap-identify-and-group", Why: "the group is sent first",
 			Edits: []Edit{{
 				File: "internal/attribution/attribution.go",
-				Old:  "\tm.add(Identify, nil, traits(user))\n\tif c.AccountID != \"\" {\n\t\tm.add(Group, nil, traits(account))\n\t}\n",
-				New:  "\tif c.AccountID != \"\" {\n\t\tm.add(Group, nil, traits(account))\n\t}\n\tm.add(Identify, nil, traits(user))\n",
+				Old:  "\tm.add(Identify, nil, traits(newUser))\n\tif group {\n\t\tm.add(Group, nil, traits(newAccount))\n\t}\n",
+				New:  "\tif group {\n\t\tm.add(Group, nil, traits(newAccount))\n\t}\n\tm.add(Identify, nil, traits(newUser))\n",
 			}},
 			Scenario: "calm", Rules: []checker.Rule{checker.Pair},
 		},
@@ -19,8 +19,8 @@ func Mutants() []Mutant {
 			Name: "random-message-ids", Why: "the receiver cannot know a repeat",
 			Edits: []Edit{{
 				File: "internal/attribution/calls.go",
-				Old:  "return uuid.NewSHA1(namespace, name).String()",
-				New:  "return uuid.NewString()",
+				Old:  "\treturn id.String()\n",
+				New:  "\t_ = id\n\treturn uuid.NewString()\n",
 			}},
 			Scenario: "calm", Rules: []checker.Rule{checker.Phantom, checker.Determinism},
 		},
