@@ -20,6 +20,10 @@ func (c *Call) Size() int {
 	return len(c.AppendJSON(nil))
 }
 
+// Made reports whether Attribute made the call, and it has not lost that since: its
+// parts are valid JSON, and its size is known.
+func (c *Call) Made() bool { return c.size > 0 }
+
 // AppendJSON appends the call as analytics-go v3.3.0 encodes it inside a batch,
 // byte for byte: its order of fields, empty ones left out, traits sorted by name,
 // HTML escaped.

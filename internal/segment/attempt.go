@@ -32,6 +32,7 @@ var errIncomplete = errors.New("request does not carry the whole batch")
 type attempt struct {
 	transport http.RoundTripper
 	timeout   time.Duration
+	calls     []attribution.Call
 	strict    bool   // the body of a 2xx answer is read too
 	told      func() // Target.Written
 
@@ -42,12 +43,11 @@ type attempt struct {
 }
 
 // enqueue hands over the calls in their order, up to the first that is refused.
-func (a *attempt) enqueue(client analytics.Client, calls []attribution.Call) {
-	var m messages
-	for i := range calls {
-		message, err := m.of(&calls[i])
+func (a *attempt) enqueue(client analytics.Client) {
+	for i := range a.calls {
+		m, err := message(&a.calls[i])
 		if err == nil {
-			err = client.Enqueue(message)
+			err = client.Enqueue(m)
 		}
 		if err != nil {
 			a.failed.Add(1)
@@ -78,6 +78,12 @@ func (a *attempt) roundTrip(ctx context.Context, r *http.Request) (*http.Respons
 		_ = r.Body.Close()
 		return nil, errIncomplete
 	}
+	batch, err := fill(r, a.calls)
+	if err != nil {
+		a.failed.Add(1)
+		return nil, err
+	}
+	defer batch.release()
 	deadline, cancel := context.WithTimeout(ctx, a.timeout)
 	defer cancel()
 	var written atomic.Bool
@@ -86,7 +92,7 @@ func (a *attempt) roundTrip(ctx context.Context, r *http.Request) (*http.Respons
 			WroteRequest: func(httptrace.WroteRequestInfo) { a.told() },
 		})
 	}
-	res, err := a.transport.RoundTrip(outgoing(deadline, r, &written))
+	res, err := a.transport.RoundTrip(outgoing(deadline, r, batch, &written))
 	if err != nil {
 		a.result = failure(ctx, err, written.Load())
 		return nil, a.result.Err
@@ -127,21 +133,18 @@ func denies(body io.Reader) bool {
 	return err == nil && said.Success != nil && !*said.Success
 }
 
-// outgoing is r under our context, without the cancellation of analytics-go's
-// http.Client; written is set when the first byte of the body is taken to be
+// outgoing is r with the batch and under our context, without the cancellation of
+// analytics-go's http.Client; written is set when the first byte of the body is taken to be
 // written.
-func outgoing(ctx context.Context, r *http.Request, written *atomic.Bool) *http.Request {
+func outgoing(ctx context.Context, r *http.Request, batch *batchBody, written *atomic.Bool) *http.Request {
 	out := (&http.Request{
 		Method: r.Method, URL: r.URL, Host: r.Host, Header: r.Header,
 		Proto: r.Proto, ProtoMajor: r.ProtoMajor, ProtoMinor: r.ProtoMinor,
-		Body: body{r.Body, written}, ContentLength: r.ContentLength,
+		Body: batch.reader(written), ContentLength: int64(len(batch.bytes)),
 	}).WithContext(ctx)
 	// The transport asks for the body again only if a reused connection was
 	// closed before it took a byte.
-	out.GetBody = func() (io.ReadCloser, error) {
-		again, err := r.GetBody()
-		return body{again, written}, err
-	}
+	out.GetBody = func() (io.ReadCloser, error) { return batch.reader(written), nil }
 	return out
 }
 
@@ -153,18 +156,6 @@ func (a *attempt) outcome(calls int) Result {
 		return Result{Class: Invalid, Unknown: requests > 0, Err: fmt.Errorf("post batch: %w", errIncomplete)}
 	}
 	return a.result
-}
-
-// body notes that it was read.
-type body struct {
-	io.ReadCloser
-	read *atomic.Bool
-}
-
-// Read reads, and notes it.
-func (b body) Read(p []byte) (int, error) {
-	b.read.Store(true)
-	return b.ReadCloser.Read(p)
 }
 
 // roundTripper is a function as an http.RoundTripper.

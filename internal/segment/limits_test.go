@@ -110,7 +110,7 @@ func TestSecondRequestOfAnAttemptIsRefused(t *testing.T) {
 		return &http.Response{StatusCode: http.StatusOK, Body: http.NoBody}, nil
 	}))
 	for i, want := range []bool{true, false, false} {
-		r := httptest.NewRequestWithContext(t.Context(), http.MethodPost, "http://receiver.test/v1/batch", strings.NewReader("{}"))
+		r := httptest.NewRequestWithContext(t.Context(), http.MethodPost, "http://receiver.test/v1/batch", strings.NewReader(`{"messageId":"m","batch":[],"context":null}`))
 		res, err := attempt.RoundTrip(r)
 		if res != nil {
 			_ = res.Body.Close()

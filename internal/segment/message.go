@@ -2,91 +2,128 @@ package segment
 
 import (
 	"bytes"
-	"encoding/json"
 	"encoding/json/jsontext"
+	"errors"
 	"fmt"
+	"io"
+	"net/http"
+	"sync"
+	"sync/atomic"
 
 	"github.com/segmentio/analytics-go/v3"
 
 	"refinersource/internal/attribution"
 )
 
-// messages makes analytics-go's messages of calls. What analytics-go encodes of
-// a message is, byte for byte, what attribution.Call.AppendJSON appends. The
-// calls of one batch share a tenant, so that consecutive ones mostly share their
-// integrations and their context too; both are only read.
-type messages struct {
-	integrations    analytics.Integrations
-	integrationsRaw jsontext.Value
-	context         *analytics.Context
-}
-
-// of returns the message of one call.
-func (m *messages) of(c *attribution.Call) (analytics.Message, error) {
-	if err := m.setIntegrations(c.Integrations); err != nil {
-		return nil, err
-	}
+// message is the message by which analytics-go knows a call: its ids and its time,
+// which analytics-go checks, counts and reports on. The call's own encoding takes its
+// place in the request (docs/decisions/0022).
+func message(c *attribution.Call) (analytics.Message, error) {
 	switch c.Kind {
 	case attribution.Identify:
-		m.setContext(c.Library, c.GroupID)
-		return analytics.Identify{
-			MessageId: c.MessageID, UserId: c.UserID, AnonymousId: c.AnonymousID, Timestamp: c.Timestamp,
-			Context: m.context, Traits: analytics.Traits(traits(c)), Integrations: m.integrations,
-		}, nil
+		return analytics.Identify{MessageId: c.MessageID, UserId: c.UserID, AnonymousId: c.AnonymousID, Timestamp: c.Timestamp}, nil
 	case attribution.Group:
-		m.setContext(c.Library, "")
 		return analytics.Group{
 			MessageId: c.MessageID, UserId: c.UserID, AnonymousId: c.AnonymousID, GroupId: c.GroupID, Timestamp: c.Timestamp,
-			Context: m.context, Traits: analytics.Traits(traits(c)), Integrations: m.integrations,
 		}, nil
 	case attribution.Track:
-		m.setContext(c.Library, c.GroupID)
 		return analytics.Track{
 			MessageId: c.MessageID, UserId: c.UserID, AnonymousId: c.AnonymousID, Event: c.Event, Timestamp: c.Timestamp,
-			Context: m.context, Properties: analytics.Properties(traits(c)), Integrations: m.integrations,
 		}, nil
 	default:
 		return nil, fmt.Errorf("make message: call is of no kind: %d", c.Kind)
 	}
 }
 
-func (m *messages) setIntegrations(raw jsontext.Value) error {
-	if bytes.Equal(m.integrationsRaw, raw) {
-		return nil
+// What stands around the messages in the body that analytics-go makes.
+var (
+	batchBegins = []byte(`,"batch":[`)
+	batchEnds   = []byte(`],"context":`)
+)
+
+// errEnvelope says that analytics-go has made another request than it is known to.
+var errEnvelope = errors.New("the request is not one of a batch")
+
+// fill puts the calls' encodings in the place of the messages: the envelope is
+// analytics-go's, and each call the very bytes that were measured and, for its receipt,
+// digested. The caller releases the batch when the request is over.
+func fill(r *http.Request, calls []attribution.Call) (body *batchBody, err error) {
+	defer func() { _ = r.Body.Close() }()
+	envelope, err := io.ReadAll(r.Body)
+	if err != nil {
+		return nil, fmt.Errorf("read batch: %w", err)
 	}
-	var fields map[string]json.RawMessage
-	if len(raw) > 0 {
-		if err := json.Unmarshal(raw, &fields); err != nil {
-			return fmt.Errorf("decode integrations: %w", err)
+	begins, ends := bytes.Index(envelope, batchBegins), bytes.LastIndex(envelope, batchEnds)
+	if begins < 0 || ends < begins {
+		return nil, errEnvelope
+	}
+	body = bodies.Get().(*batchBody)
+	body.holds.Store(1)
+	b := append(body.bytes[:0], envelope[:begins+len(batchBegins)]...)
+	for i := range calls {
+		if i > 0 {
+			b = append(b, ',')
 		}
+		b = calls[i].AppendJSON(b)
 	}
-	m.integrations = make(analytics.Integrations, len(fields))
-	for name, value := range fields {
-		m.integrations[name] = value
+	body.bytes = append(b, envelope[ends:]...)
+	return body, nil
+}
+
+// bodies keeps the memory of batches that are not in use.
+var bodies = sync.Pool{New: func() any { return new(batchBody) }}
+
+// batchBody is the body of a request, for as long as somebody holds it: the attempt,
+// and each reader until it is closed, which can be after the answer.
+type batchBody struct {
+	bytes []byte
+	holds atomic.Int32
+}
+
+func (b *batchBody) release() {
+	if b.holds.Add(-1) == 0 && cap(b.bytes) <= 2*MaxBatchBytes {
+		bodies.Put(b)
 	}
-	m.integrationsRaw = raw
+}
+
+// reader reads a batch, and notes that it was read.
+type reader struct {
+	bytes.Reader
+
+	batch  *batchBody
+	read   *atomic.Bool
+	closed atomic.Bool
+}
+
+// reader returns a reader of the batch from its beginning.
+func (b *batchBody) reader(read *atomic.Bool) io.ReadCloser {
+	b.holds.Add(1)
+	r := &reader{batch: b, read: read}
+	r.Reset(b.bytes)
+	return r
+}
+
+// Read reads, and notes it.
+func (r *reader) Read(p []byte) (int, error) {
+	r.read.Store(true)
+	return r.Reader.Read(p)
+}
+
+// WriteTo writes what is left, and notes it.
+func (r *reader) WriteTo(w io.Writer) (int64, error) {
+	r.read.Store(true)
+	return r.Reader.WriteTo(w)
+}
+
+// Close lets go of the batch.
+func (r *reader) Close() error {
+	if r.closed.CompareAndSwap(false, true) {
+		r.batch.release()
+	}
 	return nil
 }
 
-func (m *messages) setContext(version, groupID string) {
-	if m.context != nil && m.context.Library.Version == version && m.context.GroupID == groupID {
-		return
-	}
-	m.context = &analytics.Context{
-		Library: analytics.LibraryInfo{Name: attribution.LibraryName, Version: version},
-		GroupID: groupID,
-	}
-}
-
-// traits is the call's traits, or its properties, as analytics-go takes them:
-// the values as JSON text, so that a number keeps its digits.
-func traits(c *attribution.Call) map[string]any {
-	if len(c.Traits) == 0 {
-		return nil
-	}
-	t := make(map[string]any, len(c.Traits))
-	for i := range c.Traits {
-		t[string(c.Traits[i].Name)] = &c.Traits[i].Value
-	}
-	return t
+// wellFormed reports whether a call's encoding is JSON. What Attribute made is.
+func wellFormed(c *attribution.Call) bool {
+	return c.Made() || jsontext.Value(c.AppendJSON(nil)).IsValid() && (len(c.Integrations) == 0 || c.Integrations.Kind() == '{')
 }

@@ -196,7 +196,7 @@ func (c *Client) Send(ctx context.Context, to Target, calls []attribution.Call) 
 	if err := checkBatch(calls); err != nil {
 		return Result{Class: Invalid, Err: fmt.Errorf("check batch: %w", err)}
 	}
-	a := &attempt{transport: c.transport, timeout: c.timeout, strict: to.StrictBody, told: to.Written}
+	a := &attempt{transport: c.transport, timeout: c.timeout, calls: calls, strict: to.StrictBody, told: to.Written}
 	defer a.tell()
 	client, err := analytics.NewWithConfig(to.WriteKey.Reveal(), analytics.Config{
 		Endpoint:   to.Endpoint,
@@ -212,7 +212,7 @@ func (c *Client) Send(ctx context.Context, to Target, calls []attribution.Call) 
 	if err != nil {
 		return Result{Class: Invalid, Err: fmt.Errorf("open upload: %w", err)}
 	}
-	a.enqueue(client, calls)
+	a.enqueue(client)
 	// Close returns when the upload is over, and makes its first failure its last.
 	if err := client.Close(); err != nil {
 		return Result{Class: Invalid, Err: fmt.Errorf("close upload: %w", err)}
@@ -231,6 +231,12 @@ func checkBatch(calls []attribution.Call) error {
 	for i := range calls {
 		if calls[i].MessageID == "" || calls[i].Timestamp.IsZero() {
 			return fmt.Errorf("call %d has no message id or no timestamp", i)
+		}
+		if !wellFormed(&calls[i]) {
+			return fmt.Errorf("call %d is no JSON", i)
+		}
+		if calls[i].Size() > MaxCallBytes {
+			return fmt.Errorf("call %d has %d bytes, over %d", i, calls[i].Size(), MaxCallBytes)
 		}
 		payload += calls[i].Size() + 1
 	}
