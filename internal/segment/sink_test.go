@@ -18,6 +18,7 @@ import (
 
 	"refinersource/internal/attribution"
 	"refinersource/internal/segment"
+	"refinersource/internal/survey"
 	"refinersource/internal/tenant"
 )
 
@@ -171,11 +172,18 @@ func BenchmarkSend(b *testing.B) {
 		return &http.Response{StatusCode: http.StatusOK, Body: http.NoBody}, nil
 	}), time.Second)
 	to := segment.Target{Endpoint: "http://receiver.test", WriteKey: tenant.NewSecret(writeKey)}
-	batch := calls(100)
-	for i := range batch {
-		for _, name := range []attribution.TraitName{"refiner_size", "refiner_team", "refiner_tool", "refiner_why"} {
-			batch[i].Traits = append(batch[i].Traits, attribution.Trait{Name: name, Value: jsontext.Value(`"an answer of some words"`)})
+	rules := attribution.DefaultRules()
+	var batch []attribution.Call
+	for i := range 100 {
+		c := survey.Completion{ID: strconv.Itoa(i), UserID: "user-17", Timestamp: time.Now()}
+		for _, property := range []string{"size", "team", "tool", "why", "role"} {
+			c.Answers = append(c.Answers, survey.Answer{Property: property, Value: jsontext.Value(`"an answer of some words"`)})
 		}
+		result, err := attribution.Attribute(c, &rules, "acme", time.Now())
+		if err != nil {
+			b.Fatal(err)
+		}
+		batch = append(batch, result.Calls...)
 	}
 	b.ReportAllocs()
 	for b.Loop() {
