@@ -136,7 +136,7 @@ func (c *call) admit(ctx context.Context, r *request) (*tenant.Tenant, pass) {
 			}
 			if err == nil && !p.joined && !changed() && !c.d.state.hasChanged(c.tenant, p) {
 				if err = c.d.o.Gate(ctx); err == nil && !changed() {
-					p.trip = c.d.together.begin(c.tenant, p.trip, r.calls)
+					p.trip = c.d.together.begin(ctx, c.tenant, p.trip, r.calls)
 					return c.to(), p
 				}
 			}

@@ -93,9 +93,9 @@ func newTrip(ctx context.Context, calls []attribution.Call) *trip {
 }
 
 // begin lets nobody join the trip any more; nil is one that nobody may join.
-func (t *together) begin(tenant *tenantState, own *trip, calls []attribution.Call) *trip {
+func (t *together) begin(ctx context.Context, tenant *tenantState, own *trip, calls []attribution.Call) *trip {
 	if own == nil {
-		return newTrip(nil, calls)
+		return newTrip(ctx, calls)
 	}
 	t.shut(tenant, own)
 	return own

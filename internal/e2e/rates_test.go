@@ -149,8 +149,10 @@ func (s *system) fill(n, tenants int) {
 			_, err := publisher.Publish(ctx, queue.Record{
 				Key: []byte(tenant + "/" + userOf(i)), Value: webhook(userOf(i), i/10, 1), Time: now,
 				Headers: []queue.Header{
-					{Key: queue.HeaderTenant, Value: []byte(tenant)}, {Key: queue.HeaderSource, Value: []byte("refiner-webhook")},
-					{Key: queue.HeaderEventID, Value: []byte(eventOf(i))}, {Key: queue.HeaderReceivedAt, Value: now.AppendFormat(nil, time.RFC3339Nano)},
+					{Key: queue.HeaderTenant, Value: []byte(tenant)},
+					{Key: queue.HeaderSource, Value: []byte("refiner-webhook")},
+					{Key: queue.HeaderEventID, Value: []byte(eventOf(i))},
+					{Key: queue.HeaderReceivedAt, Value: now.AppendFormat(nil, time.RFC3339Nano)},
 				},
 			})
 			return err

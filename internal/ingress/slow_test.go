@@ -66,7 +66,7 @@ func TestSlowSendersTakeABoundedNumberOfBytes(t *testing.T) {
 		}))
 		var serving sync.WaitGroup
 		serving.Go(func() {
-			if err := server.Serve(listener); err != http.ErrServerClosed { //nolint:errorlint // it is never wrapped
+			if err := server.Serve(listener); err != http.ErrServerClosed {
 				t.Error(err)
 			}
 		})

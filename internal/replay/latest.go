@@ -63,6 +63,7 @@ type spread struct {
 	of map[tenant.ID]*attribution.Spread
 }
 
+// Visit takes in the calls of an event.
 func (s *spread) Visit(e *Event) error {
 	if len(e.Result.Calls) > 0 {
 		s.mu.Lock()
@@ -72,6 +73,7 @@ func (s *spread) Visit(e *Event) error {
 	return nil
 }
 
+// Flush does nothing.
 func (s *spread) Flush() error { return nil }
 
 // Folded is what remains of a partition's part of a range: the events with one key

@@ -51,7 +51,7 @@ func TestProbesComeOnABackoffFromOneSecondToFiveMinutes(t *testing.T) {
 		var at []time.Time
 		var calls int
 		w.receiver.latency = func(tenant.ID) time.Duration { return 10 * time.Millisecond }
-		w.receiver.answer = func(id tenant.ID, sent []attribution.Call) segment.Result {
+		w.receiver.answer = func(_ tenant.ID, sent []attribution.Call) segment.Result {
 			mu.Lock()
 			defer mu.Unlock()
 			at = append(at, time.Now())

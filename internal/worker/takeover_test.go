@@ -72,7 +72,7 @@ func TestCopyOfWhatTheOwnerBeforeDeliveredIsDropped(t *testing.T) {
 // Nor is a copy sent that stands behind a cursor, of an event that stands before it.
 func TestCopyBehindACursorIsKnownFromBeforeIt(t *testing.T) {
 	t.Parallel()
-	inBubble(t, func(t *testing.T, w *world) {
+	inBubble(t, func(_ *testing.T, w *world) {
 		failing := w.fails("acme", segment.Result{Class: segment.Misconfigured, Status: 401})
 		failing.Store(false)
 		m := w.join()
@@ -144,7 +144,7 @@ func TestDrainEndsWithItsTimeAndSaysWhatItCut(t *testing.T) {
 // everything comes again, in order, and nothing is passed over.
 func TestGroupThatHasNoCommitsBeginsAtTheStartOfTheLog(t *testing.T) {
 	t.Parallel()
-	inBubble(t, func(t *testing.T, w *world) {
+	inBubble(t, func(_ *testing.T, w *world) {
 		m := w.join()
 		w.publishAll(2, 3)
 		w.until("all to be delivered", w.settled)
