@@ -122,6 +122,7 @@ type Handler struct {
 	// sender is known only when the body has been read: strangers cannot take more.
 	inFlight, unverified *budget
 	deadlines            *deadlines // of publishing
+	quotas               *quotas
 }
 
 // New returns a handler. It fails with tenant.Faults if there is a tenant for whom
@@ -147,6 +148,7 @@ func New(o Options) (*Handler, error) {
 		inFlight:   newBudget(o.MaxInFlightBytes),
 		unverified: newBudget(max(o.MaxInFlightBytes/4, o.MaxBodyBytes)),
 		deadlines:  &deadlines{timeout: o.PublishTimeout},
+		quotas:     newQuotas(o.MaxBatchEvents),
 	}, nil
 }
 
@@ -260,6 +262,9 @@ func (q *request) serve() (*receipt, *problem) {
 	events, isBatch, p := q.split(body, isLines)
 	if p != nil {
 		return nil, p
+	}
+	if wait := q.quotas.take(t, len(events), q.received); wait > 0 {
+		return nil, overQuota(t, wait)
 	}
 	q.publish(events)
 	return q.conclude(events, isBatch)

@@ -89,6 +89,7 @@ var fields = [...]field{
 	{"track", false, func(v value, e *entry) { e.Rules.Track, _ = v.boolean() }},
 	{"integrations", false, func(v value, e *entry) { e.Rules.Integrations = integrations(v) }},
 	{"rate_limit", false, func(v value, e *entry) { e.RateLimit, _ = v.integer() }},
+	{"quota", false, func(v value, e *entry) { e.Quota, _ = v.integer() }},
 	{"paused", false, func(v value, e *entry) { e.Paused, _ = v.boolean() }},
 	{"strict_body", false, func(v value, e *entry) { e.StrictBody, _ = v.boolean() }},
 }

@@ -46,6 +46,7 @@ tenants:
     track: true
     integrations: {Refiner: false, All: true, Other: {x: [1, 2.5, "a"]}}
     rate_limit: 0
+    quota: 50
     paused: true
     strict_body: true
   - id: open
@@ -68,7 +69,7 @@ tenants:
 		ID: "acme", WriteKey: tenant.NewSecret("a-${NOT_AGAIN}-z"), Endpoint: "https://events.example.com:8443/path",
 		Tokens:         []tenant.Secret{tenant.NewSecret("t1"), tenant.NewSecret("from-file")},
 		SigningSecrets: []tenant.Secret{tenant.NewSecret(signingSecret)},
-		Rules:          rules, Pairing: tenant.Strict, PairGap: 1500 * time.Millisecond, Paused: true, StrictBody: true,
+		Rules:          rules, Pairing: tenant.Strict, PairGap: 1500 * time.Millisecond, Quota: 50, Paused: true, StrictBody: true,
 	}
 	want.RulesOf = tenant.Fingerprint(&want.Rules)
 	if diff := cmp.Diff(want, acme, reveal); diff != "" {
@@ -165,6 +166,7 @@ func TestEveryFaultHasItsLineAndRemedy(t *testing.T) {
 		"integrations with an alias":   {"id: a\nwrite_key: k\nintegrations: {a: &x 1, b: *x}", "integrations", 3, "no aliases"},
 		"integrations too large":       {"id: a\nwrite_key: k\nintegrations: {a: " + strings.Repeat("x", 4096) + "}", "integrations", 3, "leave out"},
 		"rate limit negative":          {"id: a\nwrite_key: k\nrate_limit: -1", "rate_limit", 3, "0 for no limit"},
+		"quota negative":               {"id: a\nwrite_key: k\nquota: -1", "quota", 3, "0 for no limit"},
 		"rate limit a fraction":        {"id: a\nwrite_key: k\nrate_limit: 1.5", "rate_limit", 3, "digits"},
 		"rate limit too large":         {"id: a\nwrite_key: k\nrate_limit: 99999999999999999999", "rate_limit", 3, "digits"},
 		"strict_body text":             {"id: a\nwrite_key: k\nstrict_body: 1", "strict_body", 3, "true or false"},

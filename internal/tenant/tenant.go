@@ -63,6 +63,7 @@ type Tenant struct {
 	Pairing        Pairing
 	PairGap        time.Duration // between identify and group, with Strict; at most MaxPairGap
 	RateLimit      int           // calls a second over all workers; 0 is none
+	Quota          int           // events a second that one ingress takes in; 0 is none
 	Paused         bool
 	// StrictBody takes a 2xx answer whose body says "success": false for a refusal, for
 	// receivers that are like Segment but not as Segment.
@@ -193,6 +194,9 @@ func (t *Tenant) checkDelivery(fault report) {
 	}
 	if t.RateLimit < 0 {
 		fault("rate_limit", "is negative", "give calls a second, or 0 for no limit")
+	}
+	if t.Quota < 0 {
+		fault("quota", "is negative", "give events a second, or 0 for no limit")
 	}
 }
 
