@@ -150,7 +150,10 @@ func (p *partition) run(fetching, attempts context.Context) {
 		if at := p.letCommit(time.Now()); !at.IsZero() {
 			wake = earlier(wake, at)
 		}
-		if p.settleReplay(fetching, &running); p.replay.held() {
+		if at := p.settleReplay(fetching, &running, time.Now()); !at.IsZero() {
+			wake = earlier(wake, at)
+		}
+		if p.replay.held() {
 			wake = earlier(wake, time.Now().Add(heldPause))
 		}
 		p.report()

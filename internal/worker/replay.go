@@ -56,9 +56,9 @@ type ReplaySpan struct{ From, To queue.Offset }
 
 // Times of a replay.
 const (
-	heldPause   = 500 * time.Millisecond // between two looks at Held
-	overTick    = time.Second            // between two looks at what other members have done
-	endPatience = 500 * time.Millisecond // between two looks at the end of the log
+	heldPause = 500 * time.Millisecond // between two looks at Held
+	overTick  = time.Second            // between two looks at what other members have done
+	endPause  = 100 * time.Millisecond // between two looks at the end of the log
 )
 
 // replaying is what a partition knows of its replay.
@@ -68,16 +68,27 @@ type replaying struct {
 	partition int
 	span      ReplaySpan
 	seed      maphash.Seed
-	over      bool        // all of it is done
-	asking    bool        // for the end of the log
-	asked     lane.Offset // the position at that time
-	ends      chan queue.Offset
-	ready     chan struct{} // closed when it is known what the range holds
-	folded    Folded        // from then on; nil if the range is not folded
+	over      bool // all of it is done
+	// A look at the end of the log: when it is asked for, what lies before done is done;
+	// when it is known, and all before it is read, who has nothing between the two is
+	// settled.
+	asking bool
+	done   lane.Offset
+	end    lane.Offset // 0 is not known
+	next   time.Time   // no look before
+	ends   chan queue.Offset
 
-	mu      sync.Mutex
-	touched map[uint64]struct{} // keys of the range's records
+	ready  chan struct{} // closed when it is known what the range holds
+	folded Folded        // from then on; nil if the range is not folded
+
+	mu sync.Mutex
+	// touched are the keys of the range's records, and behind which offset each has
+	// nothing that was read; settled if live traffic alone sends what comes.
+	touched map[uint64]queue.Offset
+	open    int // those that are not settled
 }
+
+const settled queue.Offset = -1
 
 // replayOf is nil where the worker replays nothing.
 func (w *Worker) replayOf(partition int) *replaying {
@@ -87,7 +98,7 @@ func (w *Worker) replayOf(partition int) *replaying {
 	span, part := w.o.Replay.Spans[partition]
 	return &replaying{
 		Replay: w.o.Replay, partition: partition, span: span, over: !part, seed: maphash.MakeSeed(),
-		touched: make(map[uint64]struct{}), ends: make(chan queue.Offset), ready: make(chan struct{}),
+		touched: make(map[uint64]queue.Offset), ends: make(chan queue.Offset), ready: make(chan struct{}),
 	}
 }
 
@@ -104,14 +115,46 @@ func (r *replaying) includes(rec *queue.Record, first bool) bool {
 	key := maphash.Bytes(r.seed, rec.Key)
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	last, again := r.touched[key]
 	if rec.Offset < r.span.To {
 		if first {
-			r.touched[key] = struct{}{}
+			if !again {
+				r.open++
+			}
+			r.touched[key] = max(last, rec.Offset+1)
 		}
 		return r.folded == nil || r.folded.Has(rec.Offset)
 	}
-	_, again := r.touched[key]
+	if again && last != settled {
+		r.touched[key] = max(last, rec.Offset+1)
+	}
 	return again
+}
+
+// isSettled reports whether live traffic alone sends a record: it comes after what the
+// replay has sent last of its key. It is counted all the same, so that every owner
+// counts the same.
+func (r *replaying) isSettled(rec *queue.Record) bool {
+	if rec.Offset < r.span.To {
+		return false
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.touched[maphash.Bytes(r.seed, rec.Key)] == settled
+}
+
+// settle settles the keys of which nothing stands at an offset or behind it, and
+// returns how many are left.
+func (r *replaying) settle(at lane.Offset) int {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for key, last := range r.touched {
+		if last != settled && last <= queue.Offset(at) {
+			r.touched[key] = settled
+			r.open--
+		}
+	}
+	return r.open
 }
 
 // prepare finds out what has to be known of the range before the first event: which
@@ -172,23 +215,34 @@ func (p *partition) rebuild(ctx context.Context) error {
 // held reports whether nothing may be sent now, since live traffic goes first.
 func (r *replaying) held() bool { return r != nil && r.Held != nil && r.Held(r.partition) }
 
-// settleReplay looks whether the replay of the partition is over: everything up to the
-// end of the log is done, and that end was read after the last of it was.
-func (p *partition) settleReplay(ctx context.Context, running *sync.WaitGroup) {
+// settleReplay finds out whose replay is over: what the replay has sent last of a key
+// was answered before the end of the log was read, and the key has nothing up to that
+// end. What comes later live traffic sends after it. The partition's part is over when
+// that is so of all. It returns when to look again, zero if there is no need.
+func (p *partition) settleReplay(ctx context.Context, running *sync.WaitGroup, now time.Time) time.Time {
 	r := p.replay
-	if r == nil || r.over || r.asking || p.draining || !p.replayIdle() {
-		return
+	if r == nil || r.over || r.asking || p.draining {
+		return time.Time{}
 	}
-	again := r.asked > 0
-	r.asking, r.asked = true, p.lanes.Position()
-	running.Go(func() {
-		if again {
-			select {
-			case <-time.After(endPatience):
-			case <-ctx.Done():
-				return
-			}
+	if r.end > 0 {
+		if p.lanes.Position() < r.end {
+			return time.Time{}
 		}
+		if r.end = 0; r.settle(r.done) == 0 {
+			r.over = true
+			p.log.Info("the partition's part of the replay is done", zap.Int64("up to", int64(r.done)))
+			return time.Time{}
+		}
+	}
+	switch done := p.lanes.CommitPoint(); {
+	case done < lane.Offset(r.span.To) || len(p.lanes.Held()) > 0:
+		return time.Time{}
+	case now.Before(r.next):
+		return r.next
+	default:
+		r.asking, r.done, r.next = true, done, now.Add(endPause)
+	}
+	running.Go(func() {
 		end := queue.Offset(-1)
 		if bounds, err := p.w.o.Log.Bounds(ctx, p.w.o.Topics.Events()); err == nil {
 			end = bounds[p.id].End
@@ -198,21 +252,14 @@ func (p *partition) settleReplay(ctx context.Context, running *sync.WaitGroup) {
 		case <-ctx.Done():
 		}
 	})
+	return time.Time{}
 }
 
-// replayIdle reports whether all that was read is done, and the range was.
-func (p *partition) replayIdle() bool {
-	return p.lanes.Position() >= lane.Offset(p.replay.span.To) && p.lanes.InMemory() == 0 && p.lanes.InFlight() == 0 && len(p.lanes.Held()) == 0
-}
-
-// replayEnd takes in where the log ends.
+// replayEnd takes in where the log ends; below 0 that is not known.
 func (p *partition) replayEnd(end queue.Offset) {
-	r := p.replay
-	r.asking = false
-	// Nothing has come since it was asked, so nothing was sent since either.
-	if end >= 0 && r.asked == p.lanes.Position() && r.asked >= lane.Offset(end) && p.replayIdle() {
-		r.over = true
-		p.log.Info("the partition's part of the replay is done", zap.Int64("up to", int64(end)))
+	p.replay.asking = false
+	if end >= 0 {
+		p.replay.end = lane.Offset(end)
 	}
 }
 
@@ -255,6 +302,10 @@ func (w *Worker) replayOver(ctx context.Context) (bool, error) {
 // decide says what an event makes: by the rules, or what is folded to its place.
 func (p *partition) decide(e *event, tenants *tenant.Registry) {
 	r := p.replay
+	if r != nil && r.isSettled(&e.record) {
+		e.decided, e.ignored = true, settledReason
+		return
+	}
 	if r == nil || r.folded == nil {
 		p.w.decide(e, tenants)
 		return
@@ -286,6 +337,10 @@ func (p *partition) fold(e *event, tenants *tenant.Registry) {
 
 // foldedToNothing is why a replay leaves out a place of which no event makes a call.
 const foldedToNothing survey.Ignored = "no_calls"
+
+// settledReason is why a replay leaves out what comes after it has done with its user:
+// live traffic sends that.
+const settledReason survey.Ignored = "sent_live"
 
 // spare makes an event that would be a dead letter one that is ignored: its letter
 // was written when it was delivered, or the audit says that it was not.

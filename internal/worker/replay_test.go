@@ -136,6 +136,41 @@ func TestReplayUnderLiveTrafficLeavesNothingOld(t *testing.T) {
 	})
 }
 
+// A replay ends although live traffic of its users never pauses: whose last event it
+// has sent before he answered again is left to live traffic.
+func TestReplayEndsWhileLiveTrafficGoesOn(t *testing.T) {
+	t.Parallel()
+	inBubble(t, func(t *testing.T, w *world) {
+		w.receiver.latency = func(tenant.ID) time.Duration { return 30 * time.Millisecond }
+		live := w.join(small)
+		from := w.ends()
+		w.publishAll(50, 2)
+		spans := w.spans(from, w.ends())
+		w.until("all to be delivered", w.settled)
+		m := w.start(replayed(spans))
+		ended, begun := false, time.Now()
+		for u := 0; !ended && time.Since(begun) < time.Minute; u = (u + 1) % 50 {
+			for id := range w.tenants.All() {
+				w.publish(id.ID, fmt.Sprintf("user-%d", u))
+			}
+			time.Sleep(20 * time.Millisecond)
+			select {
+			case err := <-m.ended:
+				m.ended <- err
+				ended = true
+			default:
+			}
+		}
+		if !ended {
+			t.Error("the replay did not end within a minute of live traffic")
+		}
+		m.terminate()
+		w.until("the rest to be delivered", w.settled)
+		w.latest()
+		live.terminate()
+	})
+}
+
 // Several members share a replay, and one that is killed is taken over.
 func TestReplayIsSharedAndTakenOver(t *testing.T) {
 	t.Parallel()
