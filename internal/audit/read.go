@@ -33,7 +33,12 @@ type stretch struct {
 // from the log that to gone, if it is not nil. It ends early, without an error,
 // when each returns false. Records are each's to look at, not to keep.
 func read(ctx context.Context, log *queue.Log, topic string, s stretch, each func(*queue.Record) bool, gone func(*queue.GapError)) error {
-	r := log.Reader(topic, s.partition, s.from, queue.ReaderOptions{MaxBytes: fetchBytes})
+	return readKept(ctx, log, topic, s, nil, each, gone)
+}
+
+// readKept is read for those records alone that keep wants, by all but their values.
+func readKept(ctx context.Context, log *queue.Log, topic string, s stretch, keep, each func(*queue.Record) bool, gone func(*queue.GapError)) error {
+	r := log.Reader(topic, s.partition, s.from, queue.ReaderOptions{MaxBytes: fetchBytes, Keep: keep})
 	for r.Offset() < s.to {
 		b, err := next(ctx, r)
 		if gap, ok := errors.AsType[*queue.GapError](err); ok {

@@ -242,13 +242,11 @@ func (t *tracer) wanted(r *queue.Record) bool {
 }
 
 func (t *tracer) readEvents(ctx context.Context, s stretch) error {
-	return read(ctx, t.log, t.Topics.Events(), s, func(r *queue.Record) bool {
-		if t.wanted(r) {
-			t.mu.Lock()
-			defer t.mu.Unlock()
-			t.story(position(r)).tell(r)
-			t.prune(2 * t.Most)
-		}
+	return readKept(ctx, t.log, t.Topics.Events(), s, t.wanted, func(r *queue.Record) bool {
+		t.mu.Lock()
+		defer t.mu.Unlock()
+		t.story(position(r)).tell(r)
+		t.prune(2 * t.Most)
 		return true
 	}, nil)
 }
@@ -303,10 +301,7 @@ func (s *Story) tell(r *queue.Record) {
 // readReceipts adds the receipts to the stories, and new stories too where there
 // are none.
 func (t *tracer) readReceipts(ctx context.Context, s stretch, more bool) error {
-	return read(ctx, t.log, t.Topics.Receipts(), s, func(r *queue.Record) bool {
-		if !t.wanted(r) {
-			return true
-		}
+	return readKept(ctx, t.log, t.Topics.Receipts(), s, t.wanted, func(r *queue.Record) bool {
 		got, err := receipt.Parse(r.Value)
 		if err != nil {
 			return true // Run finds it

@@ -24,6 +24,10 @@ type ReaderOptions struct {
 	MaxBytes int
 	// MaxWait is how long Next waits at the end of the log; 0 is DefaultMaxWait.
 	MaxWait time.Duration
+	// Keep tells whether a record is wanted, by all but its value, which is not read of
+	// those that are not. They are left out, and are no holes. It must not keep the
+	// record. nil keeps all.
+	Keep func(*Record) bool
 	// OnRetry is told each error after which the log is asked again. It must not
 	// block. nil drops it.
 	OnRetry func(error)
@@ -156,7 +160,7 @@ func (r *Reader) collect(records kafka.RecordReader, b *Batch) (found bool, err 
 			if err != nil {
 				return true, fmt.Errorf("decode batch: %w", err)
 			}
-			out, err := r.record(rec)
+			out, kept, err := r.record(rec)
 			if err != nil {
 				return true, err
 			}
@@ -165,7 +169,7 @@ func (r *Reader) collect(records kafka.RecordReader, b *Batch) (found bool, err 
 				continue
 			case out.Offset > r.next:
 				return true, r.gapTo(out.Offset)
-			case !control: // a transaction's marker takes an offset, and is no record
+			case kept && !control: // a transaction's marker takes an offset, and is no record
 				b.Records = append(b.Records, out)
 			}
 			r.next++
@@ -174,20 +178,16 @@ func (r *Reader) collect(records kafka.RecordReader, b *Batch) (found bool, err 
 	return len(stream.Records) > 0, nil
 }
 
-// record copies a record out of the response's buffers and gives these back.
-func (r *Reader) record(rec *kafka.Record) (Record, error) {
+// record copies a record out of the response's buffers and gives these back; without
+// its value if it is not to be kept.
+func (r *Reader) record(rec *kafka.Record) (out Record, kept bool, err error) {
 	key, err := readBytes(rec.Key)
 	if err != nil {
-		return Record{}, fmt.Errorf("decode key: %w", err)
+		return Record{}, false, fmt.Errorf("decode key: %w", err)
 	}
-	value, err := readBytes(rec.Value)
-	if err != nil {
-		return Record{}, fmt.Errorf("decode value: %w", err)
-	}
-	out := Record{
+	out = Record{
 		Position: Position{Topic: r.topic, Partition: r.partition, Offset: Offset(rec.Offset)},
 		Key:      key,
-		Value:    value,
 		Time:     rec.Time,
 	}
 	if len(rec.Headers) > 0 {
@@ -196,7 +196,16 @@ func (r *Reader) record(rec *kafka.Record) (Record, error) {
 			out.Headers[i] = Header(h)
 		}
 	}
-	return out, nil
+	if r.opts.Keep != nil && !r.opts.Keep(&out) {
+		if rec.Value != nil {
+			err = rec.Value.Close()
+		}
+		return out, false, err
+	}
+	if out.Value, err = readBytes(rec.Value); err != nil {
+		return Record{}, false, fmt.Errorf("decode value: %w", err)
+	}
+	return out, true, nil
 }
 
 func readBytes(b kafka.Bytes) ([]byte, error) {

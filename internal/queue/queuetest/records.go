@@ -49,6 +49,14 @@ func (s suite) recordsComeBack(t *testing.T) {
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("records (-want +got):\n%s", diff)
 	}
+	keep := func(r *queue.Record) bool { return r.Value == nil && (len(r.Key) == 0 || string(r.Key) == "acme/u1") }
+	kept := read(t, l.Reader(topic, 0, 0, queue.ReaderOptions{Keep: keep}), 3)
+	for i := range kept {
+		kept[i].Time = kept[i].Time.UTC()
+	}
+	if diff := cmp.Diff(want[:3], kept); diff != "" {
+		t.Errorf("records that are kept, but the last (-want +got):\n%s", diff)
+	}
 	if got := want[0].Header(queue.HeaderEventID); got != "e2" {
 		t.Errorf("header that stands twice: got %q, want the last, e2", got)
 	}
