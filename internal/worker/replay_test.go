@@ -2,6 +2,7 @@ package worker_test
 
 import (
 	"fmt"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -147,7 +148,15 @@ func TestReplayEndsWhileLiveTrafficGoesOn(t *testing.T) {
 		w.publishAll(50, 2)
 		spans := w.spans(from, w.ends())
 		w.until("all to be delivered", w.settled)
-		m := w.start(replayed(spans))
+		var left atomic.Int32
+		m := w.start(func(o *worker.Options) {
+			replayed(spans)(o)
+			o.OnFinished = func(f worker.Finished) {
+				if f.Reason == "sent_live" {
+					left.Add(1)
+				}
+			}
+		})
 		ended, begun := false, time.Now()
 		for u := 0; !ended && time.Since(begun) < time.Minute; u = (u + 1) % 50 {
 			for id := range w.tenants.All() {
@@ -163,6 +172,9 @@ func TestReplayEndsWhileLiveTrafficGoesOn(t *testing.T) {
 		}
 		if !ended {
 			t.Error("the replay did not end within a minute of live traffic")
+		}
+		if left.Load() == 0 {
+			t.Error("nothing was left to live traffic")
 		}
 		m.terminate()
 		w.until("the rest to be delivered", w.settled)
