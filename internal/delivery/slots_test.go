@@ -59,11 +59,14 @@ func (g *gauge) reset() {
 }
 
 // load keeps so many calls of each of n tenants of a kind under way until ctx
-// ends.
+// ends. Each has a context of its own, so that none travels with another: what is
+// counted here is attempts.
 func load(ctx context.Context, calls *sync.WaitGroup, d *delivery.Deliverer, kind string, n, each int) {
 	for i := range n {
 		for range each {
 			calls.Go(func() {
+				ctx, cancel := context.WithCancel(ctx)
+				defer cancel()
 				for ctx.Err() == nil {
 					d.Deliver(ctx, named(fmt.Sprint(kind, i), aHost), parts(1), delivery.DeliverOptions{})
 				}
