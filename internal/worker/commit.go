@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -33,9 +34,16 @@ var errStuck = errors.New("a partition does not answer")
 // lanes that it passes go on; and up to which receipt the log must have acknowledged
 // them before. All are of the same moment (invariant 2).
 type commitState struct {
+	at       time.Time
 	to       lane.Offset
 	metadata string
 	receipts uint64
+}
+
+// is reports whether two states say the same.
+func (s commitState) is(other commitState) bool {
+	other.at = s.at
+	return s == other
 }
 
 // committer commits the partitions of one generation: all that have moved in
@@ -123,11 +131,18 @@ func (c *committer) commit(patience time.Duration) error {
 	}
 	c.cover(states, patience)
 	var commits []queue.Commit
-	for id, s := range states {
-		if c.acked[id] == s && (len(commits) > 0 || time.Since(c.ackedAt) < commitAtLeast) {
+	for _, p := range c.partitions {
+		s, ok := states[p.id]
+		if !ok {
 			continue
 		}
-		commits = append(commits, queue.Commit{Partition: id, Offset: queue.Offset(s.to), Metadata: s.metadata})
+		if c.acked[p.id].is(s) {
+			p.lease.renew(s.at) // all that it has is committed
+			if len(commits) > 0 || time.Since(c.ackedAt) < commitAtLeast {
+				continue
+			}
+		}
+		commits = append(commits, queue.Commit{Partition: p.id, Offset: queue.Offset(s.to), Metadata: s.metadata})
 	}
 	if len(commits) == 0 {
 		return nil
@@ -144,11 +159,12 @@ func (c *committer) commit(patience time.Duration) error {
 		}
 	}
 	stored := 0
-	for _, commit := range commits {
-		if partly && refused.Partitions[commit.Partition] != nil {
+	for _, p := range c.partitions {
+		if !slices.ContainsFunc(commits, func(o queue.Commit) bool { return o.Partition == p.id }) || partly && refused.Partitions[p.id] != nil {
 			continue
 		}
-		c.acked[commit.Partition] = states[commit.Partition]
+		c.acked[p.id] = states[p.id]
+		p.lease.renew(states[p.id].at)
 		stored++
 	}
 	if stored > 0 {

@@ -49,6 +49,7 @@ type partition struct {
 	first atomic.Pointer[commitState]
 	// receipts are those of the events that are finished; nil if none are wanted.
 	receipts *receipts
+	lease    lease // renewed when what it has finished is committed
 	// idle says that the partition is not worked on, and has nothing to commit.
 	idle atomic.Bool
 	// skips are the lanes that are behind, for those who read: a new map each time.
@@ -120,6 +121,7 @@ func (p *partition) run(fetching, attempts context.Context) {
 		return
 	}
 	p.first.Store(new(p.state(lane.Working)))
+	p.lease.renew(time.Now())
 	live, returned := make(chan fetched), make(chan done)
 	var running sync.WaitGroup
 	defer running.Wait()
@@ -194,10 +196,16 @@ func (p *partition) run(fetching, attempts context.Context) {
 	}
 }
 
-// sendAll starts every request that may be sent now. While the receipts are too many
-// it begins nothing; what was begun is finished in a drain all the same.
+// rests reports whether nothing is to be begun: what the owner before has begun is not
+// over, or what is finished here cannot be committed and would come again.
+func (p *partition) rests(now time.Time) bool {
+	return now.Before(p.notBefore) || p.receipts.full() || !p.lease.valid()
+}
+
+// sendAll starts every request that may be sent now. What was begun is finished in a
+// drain all the same.
 func (p *partition) sendAll(attempts context.Context, running *sync.WaitGroup, returned chan<- done) {
-	if time.Now().Before(p.notBefore) || p.replay.held() || p.receipts.full() && !p.draining {
+	if now := time.Now(); now.Before(p.notBefore) || p.replay.held() || p.rests(now) && !p.draining {
 		return
 	}
 	for attempts.Err() == nil {
@@ -254,7 +262,7 @@ func (p *partition) state(owner lane.Owner) commitState {
 		// nothing that could lose one.
 		panic("worker: encode the commit's metadata: " + err.Error())
 	}
-	return commitState{to: p.lanes.CommitPoint(), metadata: text, receipts: p.receipts.flush()}
+	return commitState{at: time.Now(), to: p.lanes.CommitPoint(), metadata: text, receipts: p.receipts.flush()}
 }
 
 // add takes in a live event.
@@ -284,7 +292,7 @@ func (e *event) asLane() lane.Event[*event] {
 // unblock passes the lanes that hold up a full window: those that are slow, wait,
 // or have much of it. It returns when to look again, zero if there is no need.
 func (p *partition) unblock(now time.Time) time.Time {
-	for p.lanes.Full() && !now.Before(p.notBefore) && !p.receipts.full() {
+	for p.lanes.Full() && !p.rests(now) {
 		it, ok := p.lanes.Oldest()
 		if !ok {
 			break

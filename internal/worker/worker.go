@@ -333,6 +333,7 @@ func (w *Worker) generation(ctx context.Context, g *queue.Generation) {
 	limits.WindowBytes = min(limits.WindowBytes, max(minWindowBytes, w.o.Memory/max(1, len(g.Assignments))))
 	for _, a := range g.Assignments {
 		p := newPartition(w, a, limits, g.Partitions)
+		p.lease.good = held.good
 		commits.partitions = append(commits.partitions, p)
 		w.watch(p.id, p.status)
 	}
