@@ -55,12 +55,12 @@ func newRun() *cobra.Command {
 }
 
 func newShort() *cobra.Command {
-	o := chaos.Options{Gate: true}
+	var o chaos.Options
 	cmd := &cobra.Command{
-		Use: "short", Short: "The run of the gate: at least 40 faults in some eight minutes", Args: cobra.NoArgs, Example: "  refiner-chaos short",
+		Use: "short", Short: "The run of the gate: 40 kinds of faults in some ten minutes", Args: cobra.NoArgs, Example: "  refiner-chaos short",
 	}
 	addFlags(cmd, &o)
-	for name, value := range map[string]string{"duration": "5m", "max-load": "5m20s", "events": "200000", "drain": "6m"} {
+	for name, value := range map[string]string{"duration": "7m", "max-load": "8m30s", "events": "210000", "drain": "6m"} {
 		f := cmd.Flags().Lookup(name)
 		f.DefValue = value
 		_ = f.Value.Set(value)

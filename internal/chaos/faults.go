@@ -362,10 +362,8 @@ func (j *injector) freeze(ctx context.Context, in Injection, m *member, f *check
 	switch in.Fault {
 	case "F4":
 		d = min(d, j.session/2)
-	case "F5":
-		d = min(d, j.session+15*time.Second)
 	case "F45":
-		victims, f.Target, d = j.workers, "all workers", min(d, j.session+15*time.Second)
+		victims, f.Target = j.workers, "all workers"
 	}
 	for _, v := range victims {
 		v.running().signal(sigStop)
@@ -379,16 +377,12 @@ func (j *injector) freeze(ctx context.Context, in Injection, m *member, f *check
 
 // links breaks the links of clients to brokers.
 func (j *injector) links(ctx context.Context, in Injection, clients []int, brokers []*Broker, toxics func() Toxics) error {
-	d := in.For
-	if in.Fault == "F6" {
-		d = min(d, j.session+15*time.Second)
-	}
 	for _, b := range brokers {
 		for _, c := range clients {
 			b.proxies[c].Set(toxics())
 		}
 	}
-	pause(ctx, d)
+	pause(ctx, in.For)
 	for _, b := range brokers {
 		for _, c := range clients {
 			b.proxies[c].Set(Toxics{})

@@ -83,7 +83,7 @@ var scenarios = map[string]scenario{
 	"frozen": {
 		o: Options{Duration: 45 * time.Second, Events: 12_000},
 		plan: []Injection{
-			{At: 4 * time.Second, For: 45 * time.Second, Fault: "F5", Track: "workers"},
+			{At: 4 * time.Second, For: 27 * time.Second, Fault: "F5", Track: "workers"},
 			{At: 2 * time.Second, For: 40 * time.Second, Fault: "F28", Mode: "slow", Track: "receiver", Tenants: []string{"t0000", "t0001", "t0002", "t0004"}},
 		},
 	},
@@ -92,7 +92,7 @@ var scenarios = map[string]scenario{
 	"cut": {
 		o: Options{Duration: 35 * time.Second, Events: 9000},
 		plan: []Injection{
-			{At: 6 * time.Second, For: 45 * time.Second, Fault: "F6", Track: "workers"},
+			{At: 6 * time.Second, For: 27 * time.Second, Fault: "F6", Track: "workers"},
 			{At: 2 * time.Second, For: 32 * time.Second, Fault: "F28", Mode: "slow", Track: "receiver", Tenants: []string{"t0000", "t0001", "t0002", "t0004"}},
 		},
 	},

@@ -44,7 +44,6 @@ type Options struct {
 	// F1,F10.
 	Faults  string
 	Long    bool          // with faults that take long
-	Gate    bool          // those of the gate alone, of the ones drawn at random
 	Session time.Duration // of the consumer group, where the worker has a flag for it
 	Drain   time.Duration // how long the end may take
 	// Progress is told what happens; nil drops it.
@@ -257,7 +256,7 @@ func (r *run) setUp(ctx context.Context, procs *supervisor, free *ports, cluster
 		return err
 	}
 	if r.planned, err = Schedule(ScheduleOptions{
-		Seed: o.Seed, Duration: o.Duration, Active: min(o.Active, o.Tenants), Brokers: o.Brokers, Faults: o.Faults, Long: o.Long, Gate: o.Gate, Session: r.session,
+		Seed: o.Seed, Duration: o.Duration, Active: min(o.Active, o.Tenants), Brokers: o.Brokers, Faults: o.Faults, Long: o.Long, Session: r.session,
 	}); err != nil {
 		return err
 	}

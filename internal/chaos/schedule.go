@@ -27,7 +27,7 @@ type kind struct {
 	least, most time.Duration
 	tenants     int // how many at the receiver; -10 is a tenth of the active
 	long        bool
-	young       bool // not in the run of the gate
+	past        bool // the session's time comes on top
 	lone        bool // of a broker, also where there is one alone
 }
 
@@ -38,7 +38,7 @@ func (k kind) deckFor(o ScheduleOptions, wanted map[string]bool, brokers bool) (
 		return k, false
 	}
 	if len(wanted) == 0 {
-		return k, !k.young || !o.Gate
+		return k, true
 	}
 	if wanted[k.fault] {
 		return k, true
@@ -55,21 +55,27 @@ var tracks = map[string][]kind{
 		{fault: "F2", least: time.Second, most: 5 * time.Second},
 		{fault: "F3", least: 5 * time.Second, most: 10 * time.Second},
 		{fault: "F4", least: 8 * time.Second, most: 10 * time.Second},
-		{fault: "F5", least: 40 * time.Second, most: 45 * time.Second},
-		{fault: "F6", least: 40 * time.Second, most: 45 * time.Second},
-		{fault: "F7", least: 10 * time.Second, most: 20 * time.Second},
-		{fault: "F8", least: 100 * time.Millisecond, most: 3 * time.Second},
+		{fault: "F5", least: 13 * time.Second, most: 15 * time.Second, past: true},
+		{fault: "F6", least: 13 * time.Second, most: 15 * time.Second, past: true},
+		{fault: "F15", modes: workerMoments, least: time.Second, most: 5 * time.Second},
+		{fault: "F15", modes: workerMoments, least: time.Second, most: 5 * time.Second},
+		{fault: "F16", modes: []string{"once", "all"}, least: 3 * time.Second, most: 8 * time.Second},
 		{fault: "F20", least: 15 * time.Second, most: 30 * time.Second},
+		{fault: "F40", mode: "full-device", least: 5 * time.Second, most: 10 * time.Second},
+		{fault: "F41", mode: "little-memory", least: 10 * time.Second, most: 15 * time.Second},
+		{fault: "F43", mode: "worker", least: 10 * time.Second, most: 15 * time.Second},
+		{fault: "F45", least: 13 * time.Second, most: 15 * time.Second, past: true, long: true},
+	},
+	"sinks": {
+		{fault: "F7", least: 10 * time.Second, most: 20 * time.Second},
 		{fault: "F26", mode: "link", least: 5 * time.Second, most: 10 * time.Second},
 		{fault: "F27", mode: "link", least: 5 * time.Second, most: 10 * time.Second},
-		{fault: "F45", least: 40 * time.Second, most: 45 * time.Second, long: true},
-		{fault: "F9", modes: []string{"after_ack", "before_ack", "after_202"}, least: 100 * time.Millisecond, most: 3 * time.Second, young: true},
-		{fault: "F15", modes: workerMoments, least: time.Second, most: 5 * time.Second, young: true},
-		{fault: "F15", modes: workerMoments, least: time.Second, most: 5 * time.Second, young: true},
-		{fault: "F16", modes: []string{"once", "all"}, least: 3 * time.Second, most: 8 * time.Second, young: true},
-		{fault: "F40", mode: "full-device", least: 5 * time.Second, most: 10 * time.Second, young: true},
-		{fault: "F41", mode: "little-memory", least: 10 * time.Second, most: 15 * time.Second, young: true},
-		{fault: "F43", modes: []string{"worker", "ingress"}, least: 10 * time.Second, most: 15 * time.Second, young: true},
+	},
+	"ingress": {
+		{fault: "F8", least: 100 * time.Millisecond, most: 3 * time.Second},
+		{fault: "F9", modes: []string{"after_ack", "before_ack", "after_202"}, least: 100 * time.Millisecond, most: 3 * time.Second},
+		{fault: "F19", modes: []string{"lost", "too-large"}, least: 3 * time.Second, most: 8 * time.Second},
+		{fault: "F43", mode: "ingress", least: 10 * time.Second, most: 15 * time.Second},
 	},
 	"brokers": {
 		{fault: "F10", least: 10 * time.Second, most: 20 * time.Second},
@@ -79,7 +85,7 @@ var tracks = map[string][]kind{
 		{fault: "F14", least: 5 * time.Second, most: 15 * time.Second},
 		{fault: "F46", least: 10 * time.Second, most: 15 * time.Second},
 		{fault: "F47", least: 10 * time.Second, most: 20 * time.Second},
-		{fault: "F48", least: 6 * time.Second, most: 15 * time.Second, young: true, lone: true},
+		{fault: "F48", least: 6 * time.Second, most: 15 * time.Second, lone: true},
 	},
 	"receiver": {
 		{fault: "F22", mode: "500", least: 30 * time.Second, most: 60 * time.Second, tenants: 1},
@@ -94,7 +100,7 @@ var tracks = map[string][]kind{
 		{fault: "F30", mode: "retry-after-hours", least: 5 * time.Second, most: 10 * time.Second, tenants: 2, long: true},
 		{fault: "F33", mode: "rotate", least: 3 * time.Second, most: 8 * time.Second, tenants: 2},
 		{fault: "F32", mode: "400all", least: 5 * time.Second, most: 15 * time.Second, tenants: 1},
-		{fault: "F38", mode: "500", least: 15 * time.Second, most: 25 * time.Second, tenants: 2, long: true, young: true},
+		{fault: "F38", mode: "500", least: 15 * time.Second, most: 25 * time.Second, tenants: 2, long: true},
 	},
 	"events": {
 		{fault: "F31", mode: "400", least: 0, most: time.Second},
@@ -103,8 +109,7 @@ var tracks = map[string][]kind{
 		{fault: "F37", least: 10 * time.Second, most: 20 * time.Second},
 		{fault: "F52", least: 10 * time.Second, most: 20 * time.Second},
 		{fault: "F24", least: 10 * time.Second, most: 25 * time.Second},
-		{fault: "F19", modes: []string{"lost", "too-large"}, least: 3 * time.Second, most: 8 * time.Second, young: true},
-		{fault: "F42", least: 10 * time.Second, most: 15 * time.Second, young: true},
+		{fault: "F42", least: 10 * time.Second, most: 15 * time.Second},
 	},
 }
 
@@ -113,7 +118,7 @@ var mixed = []string{"500", "5xx", "429", "408", "401", "403", "404", "302", "re
 
 // gaps are the pauses between two injections of a track.
 var gaps = map[string][2]time.Duration{
-	"workers": {6 * time.Second, 14 * time.Second}, "brokers": {25 * time.Second, 40 * time.Second},
+	"workers": {4 * time.Second, 8 * time.Second}, "sinks": {10 * time.Second, 30 * time.Second}, "ingress": {10 * time.Second, 30 * time.Second}, "brokers": {25 * time.Second, 40 * time.Second},
 	"receiver": {time.Second, 5 * time.Second}, "events": {5 * time.Second, 20 * time.Second},
 }
 
@@ -125,7 +130,6 @@ type ScheduleOptions struct {
 	Brokers  int    // with fewer than three no broker is struck
 	Faults   string // safety: all; none; or names with commas between them, each with a mode if that alone is meant: F15:mid_commit
 	Long     bool   // with those that take long
-	Gate     bool   // of all, those of the gate's run alone
 	// Session is how long a group waits for a member that is gone. After a fault
 	// that leaves such a one the next of its track waits as long, so that work is
 	// done between them.
@@ -149,7 +153,7 @@ func Schedule(o ScheduleOptions) ([]Injection, error) {
 	}
 	known := map[string]bool{}
 	var all []Injection
-	for i, track := range []string{"workers", "brokers", "receiver", "receiver-2", "events"} {
+	for i, track := range []string{"workers", "brokers", "receiver", "receiver-2", "events", "sinks", "ingress"} {
 		r := rand.New(rand.NewPCG(o.Seed, uint64(i)))
 		source, second, _ := strings.Cut(track, "-")
 		var deck []kind
@@ -194,6 +198,9 @@ func deal(r *rand.Rand, track string, deck []kind, gap [2]time.Duration, o Sched
 		for _, n := range r.Perm(len(deck)) {
 			k := deck[n]
 			in := Injection{At: at, For: between(k.least, k.most), Fault: k.fault, Track: track, Mode: k.mode, Target: r.IntN(1 << 20), Seed: r.Uint64()}
+			if k.past {
+				in.For += o.Session
+			}
 			if in.At+in.For > o.Duration {
 				continue // a shorter one may fit
 			}
