@@ -169,11 +169,11 @@ func (p *Partition[T]) drop(q *queue[T], keep int) {
 	for _, it := range slices.Backward(rest) {
 		p.behind--
 		p.behindBytes -= it.Bytes
-		it.finished, it.deferred = true, false
 		items := q.keys[it.Key]
 		if items.popLast(); items.len() == 0 {
 			delete(q.keys, it.Key)
 		}
+		it.over()
 	}
 	q.waiting -= len(rest)
 	q.items -= len(rest)
@@ -271,7 +271,7 @@ func (p *Partition[T]) AddBehind(e Event[T]) *Item[T] {
 	}
 	it := &Item[T]{Event: e}
 	if len(e.Steps) == 0 {
-		it.finished = true
+		it.over()
 		q.counted++
 		return it
 	}

@@ -17,8 +17,9 @@
 //   - Nothing lost (invariant 2): the commit point never passes an event that is
 //     neither finished nor held by one of the Cursors of the same moment.
 //   - Bounded (invariant 8): Full says when the window holds as much as it may,
-//     Room when a lane that is behind does; what is kept for a tenant goes when
-//     its last event is finished.
+//     Room when a lane that is behind does; of an event that is finished no more is
+//     kept than its place, and what is kept for a tenant goes when its last event is
+//     finished.
 //
 // A key with so many events that the others of its lane would wait for room with
 // them can be set apart (SetApart): its further events are a lane of their own.
@@ -39,8 +40,8 @@ type Offset int64
 type Limits struct {
 	RequestCalls int // calls in one request
 	RequestBytes int // encoded bytes of the calls in one request
-	WindowEvents int // events that are fetched and not finished
-	WindowBytes  int // bytes of memory that these hold
+	WindowEvents int // events from the commit point on
+	WindowBytes  int // bytes of memory of those that are not finished
 	// BehindEvents bounds the events of one lane that are in memory while its
 	// cursor holds them, but for those in flight. Of all lanes together they take at
 	// most one window more, and a few that are each lane's own.
@@ -228,13 +229,12 @@ func (p *Partition[T]) Add(e Event[T]) *Item[T] {
 	}
 	it := &Item[T]{Event: e}
 	if len(e.Steps) == 0 {
-		it.finished = true
+		it.over()
 		if q != nil {
 			q.counted++
 		}
 		if p.window.len() > 0 {
 			p.window.push(it)
-			p.bytes += e.Bytes
 		}
 		return it
 	}
@@ -346,15 +346,16 @@ func (p *Partition[T]) take(r *Request[T], it *Item[T]) {
 }
 
 // Done takes in what became of a request: outcomes[i] is that of r.Parts[i]. It
-// returns the items that are finished by it, in the order of the request.
-func (p *Partition[T]) Done(r Request[T], outcomes []Outcome) []*Item[T] {
+// returns the payloads of the events that are finished by it, in the order of the
+// request.
+func (p *Partition[T]) Done(r Request[T], outcomes []Outcome) []T {
 	if len(outcomes) != len(r.Parts) {
 		panic("lane: one outcome for each part")
 	}
 	q := p.lanes[r.Lane]
 	p.open--
 	q.busy, q.probing = false, false
-	var finished []*Item[T]
+	var finished []T
 	for i, part := range r.Parts {
 		it := part.Item
 		it.out = false
@@ -373,7 +374,7 @@ func (p *Partition[T]) Done(r Request[T], outcomes []Outcome) []*Item[T] {
 			q.heads.push(it)
 			continue
 		}
-		finished = append(finished, it)
+		finished = append(finished, it.Payload)
 		p.finish(q, it)
 	}
 	p.offer(q)
@@ -384,16 +385,7 @@ func (p *Partition[T]) Done(r Request[T], outcomes []Outcome) []*Item[T] {
 
 // finish takes an item out of its lane; it is the first of its key.
 func (p *Partition[T]) finish(q *queue[T], it *Item[T]) {
-	it.finished = true
 	q.items--
-	if it.passed {
-		q.waiting--
-		p.behind--
-		p.behindBytes -= it.Bytes
-		for len(q.passed) > 0 && q.passed[0].finished {
-			q.passed = q.passed[1:]
-		}
-	}
 	items := q.keys[it.Key]
 	items.pop()
 	if items.len() > 0 {
@@ -404,6 +396,24 @@ func (p *Partition[T]) finish(q *queue[T], it *Item[T]) {
 			p.spare = append(p.spare, items)
 		}
 	}
+	if !it.passed {
+		p.bytes -= it.Bytes
+		it.over()
+		return
+	}
+	q.waiting--
+	p.behind--
+	p.behindBytes -= it.Bytes
+	it.over()
+	for len(q.passed) > 0 && q.passed[0].finished {
+		q.passed = q.passed[1:]
+	}
+}
+
+// over makes an item one that is finished: its place is all that is left of it.
+func (it *Item[T]) over() {
+	it.Event = Event[T]{Offset: it.Offset}
+	it.finished, it.deferred = true, false
 }
 
 // Release lets an event that was deferred be handed out again, alone. It does
@@ -445,9 +455,6 @@ func (p *Partition[T]) advance() {
 			return
 		}
 		p.window.pop()
-		if !it.passed {
-			p.bytes -= it.Bytes
-		}
 	}
 }
 

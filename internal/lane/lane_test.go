@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"slices"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 
@@ -158,6 +159,33 @@ func TestFullCountsEventsAndBytes(t *testing.T) {
 	expect(t, "full after one has finished", p.Full(), false)
 	p.Add(lane.Event[string]{Offset: 2, Lane: "c", Steps: pair[:1], Bytes: 10})
 	expect(t, "full by bytes", p.Full(), true)
+}
+
+// What is finished takes no memory, also behind an event that is not.
+func TestBytesOfFinishedEventsAreFreeAtOnce(t *testing.T) {
+	t.Parallel()
+	p := lane.New[string](lane.Limits{RequestCalls: 9, RequestBytes: 9, WindowEvents: 9, WindowBytes: 10, BehindEvents: 9}, 0)
+	add := func(at lane.Offset, tenant string) *lane.Item[string] {
+		return p.Add(lane.Event[string]{Offset: at, Lane: tenant, Key: "k", Steps: pair[:1], Bytes: 5, Payload: tenant})
+	}
+	add(0, "slow")
+	b := add(1, "b")
+	expect(t, "full with two", p.Full(), true)
+	_, slow := next(t, p)
+	_, r := next(t, p)
+	p.Done(r, all(r, lane.Accepted))
+	expect(t, "full with one", p.Full(), false)
+	expect(t, "events from the commit point on", p.Len(), 2)
+	expect(t, "what is kept of an event that is finished", b.Event, lane.Event[string]{Offset: 1})
+	add(2, "c")
+	expect(t, "full with two again", p.Full(), true)
+	p.Pass("slow", time.Time{}, lane.CauseSlow)
+	p.Pass("c", time.Time{}, lane.CauseSlow)
+	expect(t, "full when cursors hold them", p.Full(), false)
+	p.Done(slow, all(slow, lane.Accepted))
+	expect(t, "bytes of all", p.Full(), false)
+	add(3, "d")
+	expect(t, "full with one more", p.Full(), false)
 }
 
 func BenchmarkPartition(b *testing.B) {

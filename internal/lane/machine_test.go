@@ -297,11 +297,7 @@ func (m *machine) settle(t *rapid.T, i int, outcomes []lane.Outcome) {
 			want = append(want, e.Payload)
 		}
 	}
-	var got []int
-	for _, it := range m.p.Done(r, outcomes) {
-		got = append(got, it.Payload)
-	}
-	if !slices.Equal(got, want) {
+	if got := m.p.Done(r, outcomes); !slices.Equal(got, want) {
 		t.Fatalf("finished %v, want %v", got, want)
 	}
 }

@@ -287,9 +287,9 @@ func (p *partition) returned(d done) {
 			p.releases = append(p.releases, release{at: now.Add(p.w.deliverer.Jitter(minProbe, maxRelease, e.failures)), item: part.Item})
 		}
 	}
-	for _, it := range p.lanes.Done(d.request, d.outcomes) {
-		p.forget(it.Payload)
-		p.finished(it.Payload)
+	for _, e := range p.lanes.Done(d.request, d.outcomes) {
+		p.forget(e)
+		p.finished(e)
 	}
 	if slices.Contains(d.outcomes, lane.Deferred) {
 		// What is put aside does not hold the commit.
