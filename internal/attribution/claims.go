@@ -131,26 +131,32 @@ func settle(claims []claim, notes *Notes) []claim {
 	if !repeats(claims) {
 		return claims
 	}
-	taken := make(map[TraitName]struct{}, len(claims))
-	for i := range claims {
-		taken[claims[i].name] = struct{}{}
-	}
-	settled := make([]claim, 0, len(claims))
+	var taken map[TraitName]struct{} // names that somebody has, if that is asked
+	settled := claims[:0]            // never longer than what it is made of
+	renamed := false
 	for same := range chunks(claims) {
 		same = contenders(same)
 		for n, i := 2, 1; i < len(same); n++ {
+			if taken == nil {
+				taken = make(map[TraitName]struct{}, len(claims))
+				for i := range claims {
+					taken[claims[i].name] = struct{}{}
+				}
+			}
 			name := suffixed(&same[i], n)
 			if _, ok := taken[name]; ok {
 				continue
 			}
 			taken[name] = struct{}{}
-			same[i].name = name
+			same[i].name, renamed = name, true
 			notes.NameCollisions++
 			i++
 		}
 		settled = append(settled, same...)
 	}
-	sortByName(settled)
+	if renamed {
+		sortByName(settled)
+	}
 	return settled
 }
 
@@ -185,11 +191,29 @@ func chunks(claims []claim) iter.Seq[[]claim] {
 
 // contenders returns the claims of one name that have a right to it: all but
 // what was known before if there are others, one for each question, with its last
-// value in its first place.
+// value in its first place. same is used up.
 func contenders(same []claim) []claim {
-	isKnown := func(c claim) bool { return c.kind == known }
-	if others := slices.DeleteFunc(slices.Clone(same), isKnown); len(others) > 0 {
-		same = others
+	if len(same) < 2 {
+		return same
+	}
+	isOther := func(c claim) bool { return c.kind != known }
+	if !slices.ContainsFunc(same, isOther) {
+		return lastOfEach(same)
+	}
+	kept := same[:0]
+	for _, c := range same {
+		if isOther(c) {
+			kept = append(kept, c)
+		}
+	}
+	return lastOfEach(kept)
+}
+
+// lastOfEach returns one claim for each question, with its last value in its first
+// place. same is used up.
+func lastOfEach(same []claim) []claim {
+	if len(same) < 2 {
+		return same
 	}
 	first := make(map[asked]int, len(same))
 	kept := same[:0]

@@ -49,11 +49,11 @@ func (w *Window) key(r *queue.Record) (k [2]uint64) {
 	for i, seed := range w.seeds {
 		var h maphash.Hash
 		h.SetSeed(seed)
-		_, _ = h.WriteString(r.Header(queue.HeaderTenant))
+		_, _ = h.Write(r.HeaderBytes(queue.HeaderTenant))
 		_ = h.WriteByte(0)
-		_, _ = h.WriteString(r.Header(queue.HeaderSource))
+		_, _ = h.Write(r.HeaderBytes(queue.HeaderSource))
 		_ = h.WriteByte(0)
-		_, _ = h.WriteString(r.Header(queue.HeaderRedrive))
+		_, _ = h.Write(r.HeaderBytes(queue.HeaderRedrive))
 		_ = h.WriteByte(0)
 		_, _ = h.Write(r.Value)
 		k[i] = h.Sum64()

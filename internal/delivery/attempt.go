@@ -9,11 +9,11 @@ import (
 )
 
 // attempt makes one attempt at a request when all its waits are over, and
-// returns what Notify is to be told of it; or it ends the call.
-func (c *call) attempt(ctx context.Context, r *request) *Attempt {
+// returns what Notify is to be told of it; or it ends the call, and returns none.
+func (c *call) attempt(ctx context.Context, r *request) Attempt {
 	t, began, took := c.send(ctx, r)
 	if t == nil {
-		return nil
+		return Attempt{}
 	}
 	if r.attempts == 0 {
 		r.began = began
@@ -42,7 +42,7 @@ func (c *call) attempt(ctx context.Context, r *request) *Attempt {
 	if waits(r.last.Class) {
 		r.spent += took
 	}
-	return &Attempt{Tenant: t.ID, Calls: len(r.calls), Number: r.attempts, Took: took, Result: r.last}
+	return Attempt{Tenant: t.ID, Calls: r.calls, Number: r.attempts, Took: took, Result: r.last}
 }
 
 // send makes one attempt, by itself or together with others of the tenant, and
@@ -57,16 +57,11 @@ func (c *call) send(ctx context.Context, r *request) (t *tenant.Tenant, began ti
 		}
 		trip := p.trip
 		if !p.joined {
-			trip.began = time.Now()
-			trip.result = c.d.o.Sender.Send(ctx, segment.Target{
-				Endpoint: t.Endpoint, WriteKey: t.WriteKey, StrictBody: t.StrictBody, Written: p.written,
-			}, trip.calls)
-			trip.took = time.Since(trip.began)
-			trip.made = true
-			close(trip.over)
+			trip.send(ctx, c.d.o.Sender, segment.Target{Endpoint: t.Endpoint, WriteKey: t.WriteKey, StrictBody: t.StrictBody, Written: p.written})
+			c.d.state.record(c.tenant, p)
+			trip.end()
 		}
 		r.last = trip.result
-		c.d.state.record(c.tenant, p, len(r.parts), r.last, trip.took)
 		if trip.requests == 1 || r.last.Class == segment.Accepted || r.last.Class == segment.Canceled || waits(r.last.Class) {
 			return t, trip.began, trip.took
 		}
@@ -104,9 +99,9 @@ func (c *call) admit(ctx context.Context, r *request) (*tenant.Tenant, pass) {
 			c.end(Paused, 0)
 			return nil, p
 		}
-		c.d.state.setEndpoint(c.tenant, t.Endpoint)
-		if wait, cause := c.d.state.mustWait(c.tenant); wait > 0 {
-			if !c.rest(ctx, r, wait, cause) {
+		before := c.d.state.look(c.tenant, t.Endpoint)
+		if before.wait > 0 {
+			if !c.rest(ctx, r, before) {
 				return nil, p
 			}
 			continue
@@ -115,18 +110,24 @@ func (c *call) admit(ctx context.Context, r *request) (*tenant.Tenant, pass) {
 			now := c.to()
 			return now.Paused || now.Endpoint != t.Endpoint
 		}
-		probe, held, err := c.d.state.hold(ctx, c.tenant, changed)
-		if p.probe = probe; held {
-			r.tries, r.suspicious, r.misconfigured, r.spent = 0, 0, 0, 0 // the time before was the host's fault
+		var err error
+		if before.held {
+			if p.probe, before.held, err = c.d.state.hold(ctx, c.tenant, changed); before.held {
+				r.tries, r.suspicious, r.misconfigured, r.spent = 0, 0, 0, 0 // the time before was the host's fault
+			}
 		}
 		if err == nil && !changed() {
-			if err = c.d.o.Pace(ctx, t, len(r.calls), c.o.CatchUp); err == nil && c.o.CatchUp && !c.o.Probe {
-				p.turn, err = c.d.turns.take(ctx, len(r.calls))
+			if err = c.d.o.Pace(ctx, t, r.calls, c.o.CatchUp); err == nil && c.o.CatchUp && !c.o.Probe {
+				p.turn, err = c.d.turns.take(ctx, r.calls)
 			}
 			if err == nil && p.probe == nil && !c.o.Probe && !r.alone && r.attempts == 0 {
-				if p.trip, p.joined = c.d.together.join(ctx, c.tenant, r.calls); p.joined && p.trip.made {
+				if p.trip, p.joined = c.d.together.join(ctx, c.tenant, c.selected(r.parts)); p.joined && p.trip.made {
+					p.end()
 					return c.to(), p
 				}
+			}
+			if err == nil && p.trip != nil && !p.joined {
+				err = c.d.together.gather(ctx, before.gather)
 			}
 			if err == nil && !p.joined {
 				p.slot, err = c.d.state.acquire(ctx, c.tenant)
@@ -136,7 +137,7 @@ func (c *call) admit(ctx context.Context, r *request) (*tenant.Tenant, pass) {
 			}
 			if err == nil && !p.joined && !changed() && !c.d.state.hasChanged(c.tenant, p) {
 				if err = c.d.o.Gate(ctx); err == nil && !changed() {
-					p.trip = c.d.together.begin(ctx, c.tenant, p.trip, r.calls)
+					p.trip = c.d.together.begin(ctx, c.tenant, p.trip, c.selected(r.parts))
 					return c.to(), p
 				}
 			}
@@ -153,14 +154,14 @@ func (c *call) admit(ctx context.Context, r *request) (*tenant.Tenant, pass) {
 // rest waits until the receiver may be asked again, or ends the call if that is
 // over its budget. A tenant whose host is down rests for as long as it takes, and
 // looks up now and then.
-func (c *call) rest(ctx context.Context, r *request, wait time.Duration, cause Cause) bool {
+func (c *call) rest(ctx context.Context, r *request, before prospect) bool {
 	budget := c.d.o.LaneBudget
-	held := !c.o.Probe && c.d.state.isHeld(c.tenant)
-	if !held && (c.o.Probe || r.spent+wait > budget) {
-		c.end(cause, wait)
+	held := !c.o.Probe && before.held
+	if !held && (c.o.Probe || r.spent+before.wait > budget) {
+		c.end(before.why, before.wait)
 		return false
 	}
-	wait = min(wait, budget)
+	wait := min(before.wait, budget)
 	if !held && r.tries > 0 {
 		r.spent += wait
 	}

@@ -92,7 +92,7 @@ type call struct {
 // request is the attempts at sending some parts together.
 type request struct {
 	parts         []int // indexes
-	calls         []attribution.Call
+	calls         int
 	alone         bool // not together with others of the tenant
 	attempts      int
 	tries         int // the attempts that count for the budget
@@ -105,7 +105,10 @@ type request struct {
 
 // newRequest makes a request; only the first one of a call travels with others.
 func (c *call) newRequest(parts []int) *request {
-	r := &request{parts: parts, calls: c.flatten(parts), alone: c.requests > 0}
+	r := &request{parts: parts, alone: c.requests > 0}
+	for _, i := range parts {
+		r.calls += len(c.parts[i])
+	}
 	c.requests++
 	return r
 }
@@ -135,33 +138,47 @@ func (c *call) deliver(ctx context.Context, parts []int) {
 
 // retry makes attempts at a request within its budget.
 func (c *call) retry(ctx context.Context, r *request) {
-	pauses := &laneBackOff{c: c, r: r, fullJitter: fullJitter{min: c.d.o.MinBackoff, max: c.d.o.MaxBackoff, rand: c.d.o.Rand}}
-	var told *Attempt // the last attempt, until Notify knows of it
-	tell := func(pause time.Duration) {
-		if told != nil {
-			told.Pause = pause
-			c.d.o.Notify(*told)
-			told = nil
-		}
+	if told := c.attempt(ctx, r); c.ended || !waits(r.last.Class) {
+		c.tell(told, 0)
+	} else {
+		c.again(ctx, r, told)
 	}
+	if ctx.Err() != nil && waits(r.last.Class) && !c.ended {
+		c.cancel()
+	}
+}
+
+// again makes the attempts after the first, of which told is.
+func (c *call) again(ctx context.Context, r *request, told Attempt) {
+	made := true
+	pauses := &laneBackOff{c: c, r: r, fullJitter: fullJitter{min: c.d.o.MinBackoff, max: c.d.o.MaxBackoff, rand: c.d.o.Rand}}
 	_ = backoff.RetryNotify(func() error {
-		if told = c.attempt(ctx, r); c.ended || !waits(r.last.Class) {
+		if !made {
+			told = c.attempt(ctx, r)
+		}
+		if made = false; c.ended || !waits(r.last.Class) {
 			return nil
 		}
 		return errRetry
-	}, backoff.WithContext(pauses, ctx), func(_ error, pause time.Duration) { tell(pause) })
-	tell(0)
-	if ctx.Err() != nil && waits(r.last.Class) && !c.ended {
-		c.cancel()
+	}, backoff.WithContext(pauses, ctx), func(_ error, pause time.Duration) {
+		c.tell(told, pause)
+		told = Attempt{}
+	})
+	c.tell(told, 0)
+}
+
+// tell tells Notify of an attempt, if there was one.
+func (c *call) tell(told Attempt, pause time.Duration) {
+	if told.Number > 0 {
+		told.Pause = pause
+		c.d.o.Notify(told)
 	}
 }
 
 // once makes one attempt.
 func (c *call) once(ctx context.Context, parts []int) *request {
 	r := c.newRequest(parts)
-	if told := c.attempt(ctx, r); told != nil {
-		c.d.o.Notify(*told)
-	}
+	c.tell(c.attempt(ctx, r), 0)
 	return r
 }
 
@@ -225,19 +242,14 @@ func (c *call) unfinished() []int {
 	return parts
 }
 
-// flatten returns the calls of parts in one slice, without copying where there
-// is one part.
-func (c *call) flatten(parts []int) []attribution.Call {
-	if len(parts) == 1 {
-		return c.parts[parts[0]]
+// selected returns the calls of parts, by part. They are not to be changed.
+func (c *call) selected(parts []int) [][]attribution.Call {
+	if len(parts) == len(c.parts) {
+		return c.parts // in their order, as the parts of every request
 	}
-	n := 0
-	for _, i := range parts {
-		n += len(c.parts[i])
+	some := make([][]attribution.Call, len(parts))
+	for n, i := range parts {
+		some[n] = c.parts[i]
 	}
-	calls := make([]attribution.Call, 0, n)
-	for _, i := range parts {
-		calls = append(calls, c.parts[i]...)
-	}
-	return calls
+	return some
 }

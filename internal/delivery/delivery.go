@@ -36,7 +36,7 @@ const (
 	DefaultMinHostFailures = 20
 )
 
-// Sender makes one attempt.
+// Sender makes one attempt. It keeps nothing of calls after it.
 type Sender interface {
 	Send(ctx context.Context, to segment.Target, calls []attribution.Call) segment.Result
 }

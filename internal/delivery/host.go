@@ -117,9 +117,16 @@ func (s *state) leaveHost(t *tenantState) {
 // time.
 func (s *state) observe(t *tenantState, failed bool, now time.Time) {
 	h := t.host
-	h.remove(t)
+	switch {
+	case t.active == nil:
+		t.active = h.active.PushBack(t)
+	case t.failed:
+		h.failing--
+		fallthrough
+	default:
+		h.active.MoveToBack(t.active)
+	}
 	t.failed, t.era, t.lastAt = failed, h.era, now
-	t.active = h.active.PushBack(t)
 	if failed {
 		h.failing++
 	}

@@ -46,6 +46,7 @@ type tenantState struct {
 	notBefore    time.Time     // the receiver asked for it
 	why          Cause         // it did
 	latency      time.Duration // smoothed
+	company      bool          // requests of several lanes were in its last one
 
 	fast, slow share
 }
@@ -121,16 +122,11 @@ func (s *state) forget(now time.Time) {
 	}
 }
 
-// setEndpoint notes where the tenant's next request goes.
-func (s *state) setEndpoint(t *tenantState, endpoint string) {
-	s.mu.Lock()
-	defer s.unlock()
-	s.moveTo(t, endpoint)
-}
-
-// record takes in the result of an attempt and takes back its pass.
-func (s *state) record(t *tenantState, p pass, parts int, r segment.Result, took time.Duration) {
+// record takes in the result of a trip and takes back its pass. It counts once,
+// however many requests travelled.
+func (s *state) record(t *tenantState, p pass) {
 	p.end()
+	r := p.trip.result
 	s.mu.Lock()
 	defer s.unlock()
 	now := time.Now()
@@ -139,7 +135,8 @@ func (s *state) record(t *tenantState, p pass, parts int, r segment.Result, took
 		s.endProbe(p.probe, false, 0)
 		return
 	}
-	t.latency += (took - t.latency) / latencyWeight
+	t.latency += (p.trip.took - t.latency) / latencyWeight
+	t.company = p.trip.requests > 1
 	if waits(r.Class) && r.RetryAfter > 0 {
 		if until := now.Add(r.RetryAfter); until.After(t.notBefore) {
 			t.notBefore, t.why = until, causeOf(r.Class)
@@ -150,7 +147,7 @@ func (s *state) record(t *tenantState, p pass, parts int, r segment.Result, took
 	takes := r.Class == segment.Accepted || !waits(r.Class)
 	if r.Class == segment.Accepted {
 		t.acceptedAt, t.refusedInRow = now, 0
-		if parts > 1 {
+		if len(p.trip.parts) > 1 {
 			t.hungAt = time.Time{}
 		}
 		t.host.earn()
@@ -191,18 +188,35 @@ func (s *state) giveBack(p pass) {
 	s.endProbe(p.probe, false, 0)
 }
 
-// mustWait is how long the receiver asked the tenant to wait, and why.
-func (s *state) mustWait(t *tenantState) (time.Duration, Cause) {
+// prospect is what a request of a tenant has before it.
+type prospect struct {
+	wait   time.Duration // the receiver asked for it
+	why    Cause         // it did
+	held   bool          // it waits for its host
+	gather time.Duration // how long it waits for others to travel with it
+}
+
+// look says what a request to an endpoint has before it, and notes that the tenant's
+// requests go there.
+func (s *state) look(t *tenantState, endpoint string) prospect {
 	s.mu.Lock()
 	defer s.unlock()
-	return time.Until(t.notBefore), t.why
+	s.moveTo(t, endpoint)
+	p := prospect{held: t.isHeld()}
+	if !t.notBefore.IsZero() {
+		p.wait, p.why = time.Until(t.notBefore), t.why
+	}
+	if t.calls > 1 || t.company {
+		p.gather = min(maxGather, t.latency/gatherPart)
+	}
+	return p
 }
 
 // hasChanged reports whether an attempt that was let pass has to wait after all.
 func (s *state) hasChanged(t *tenantState, p pass) bool {
 	s.mu.Lock()
 	defer s.unlock()
-	return p.probe == nil && t.isHeld() || time.Now().Before(t.notBefore)
+	return p.probe == nil && t.isHeld() || !t.notBefore.IsZero() && time.Now().Before(t.notBefore)
 }
 
 // refusedAlone counts a part, and returns how many there were in a row.

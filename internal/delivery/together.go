@@ -2,7 +2,6 @@ package delivery
 
 import (
 	"context"
-	"slices"
 	"sync"
 	"time"
 
@@ -36,6 +35,14 @@ const (
 	maxTripBytes = 450_000
 )
 
+// A trip waits for others of its tenant, if there are, for 1/gatherPart of what the
+// tenant's requests take, and for maxGather at most. Those that have travelled
+// together come back together, and so go on together.
+const (
+	gatherPart = 8
+	maxGather  = 10 * time.Millisecond
+)
+
 // writeTime is how long a request counts as being written: a receiver that does not
 // read takes no processor from anybody.
 const writeTime = 20 * time.Millisecond
@@ -52,7 +59,8 @@ func newTogether(writers int) *together {
 type trip struct {
 	ctx      context.Context // what ends it: the same for all
 	requests int
-	calls    []attribution.Call
+	parts    [][]attribution.Call
+	calls    int // of all parts
 	bytes    int
 
 	over   chan struct{} // closed when the rest is known
@@ -65,37 +73,78 @@ type trip struct {
 // join takes a request along on the tenant's trip that has not begun, and waits until
 // that is over. If there is none, the caller has a trip of its own: it must begin or
 // cancel it, and others may join until then.
-func (t *together) join(ctx context.Context, tenant *tenantState, calls []attribution.Call) (_ *trip, joined bool) {
-	bytes := 0
-	for i := range calls {
-		bytes += calls[i].Size() + 1
-	}
+func (t *together) join(ctx context.Context, tenant *tenantState, parts [][]attribution.Call) (_ *trip, joined bool) {
+	own := newTrip(ctx, parts)
 	t.mu.Lock()
-	if o := t.open[tenant]; o != nil && o.ctx == ctx && len(o.calls)+len(calls) <= maxTripCalls && o.bytes+bytes <= maxTripBytes {
-		if o.requests == 1 {
-			o.calls = slices.Clone(o.calls) // they are another's
-		}
+	if o := t.open[tenant]; o != nil && o.ctx == ctx && o.calls+own.calls <= maxTripCalls && o.bytes+own.bytes <= maxTripBytes {
 		o.requests++
-		o.calls, o.bytes = append(o.calls, calls...), o.bytes+bytes
+		o.parts, o.calls, o.bytes = append(o.parts, parts...), o.calls+own.calls, o.bytes+own.bytes
 		t.mu.Unlock()
 		<-o.over // soon after ctx, which is that of all
 		return o, true
 	}
-	own := newTrip(ctx, calls)
-	own.bytes = bytes
+	own.over = make(chan struct{})
 	t.open[tenant] = own
 	t.mu.Unlock()
 	return own, false
 }
 
-func newTrip(ctx context.Context, calls []attribution.Call) *trip {
-	return &trip{ctx: ctx, requests: 1, calls: calls, over: make(chan struct{})}
+// newTrip is a trip of one request, which nobody waits for.
+func newTrip(ctx context.Context, parts [][]attribution.Call) *trip {
+	t := &trip{ctx: ctx, requests: 1, parts: parts[:len(parts):len(parts)]}
+	for _, calls := range parts {
+		t.calls += len(calls)
+		for i := range calls {
+			t.bytes += calls[i].Size() + 1
+		}
+	}
+	return t
+}
+
+// send makes the trip's attempt.
+func (t *trip) send(ctx context.Context, s Sender, to segment.Target) {
+	all := flat.Get().(*[]attribution.Call)
+	for _, calls := range t.parts {
+		*all = append(*all, calls...)
+	}
+	t.began = time.Now()
+	t.result = s.Send(ctx, to, *all)
+	t.took = time.Since(t.began)
+	t.made = true
+	clear(*all)
+	*all = (*all)[:0]
+	flat.Put(all)
+}
+
+// end lets go those who joined: what the trip came to is known to all.
+func (t *trip) end() {
+	if t.over != nil {
+		close(t.over)
+	}
+}
+
+// flat keeps the memory of the calls of trips that are over.
+var flat = sync.Pool{New: func() any { return new([]attribution.Call) }}
+
+// gather waits until others have had time to join a trip.
+func (t *together) gather(ctx context.Context, d time.Duration) error {
+	if t.writing == nil || d <= 0 {
+		return nil
+	}
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		return nil
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
 }
 
 // begin lets nobody join the trip any more; nil is one that nobody may join.
-func (t *together) begin(ctx context.Context, tenant *tenantState, own *trip, calls []attribution.Call) *trip {
+func (t *together) begin(ctx context.Context, tenant *tenantState, own *trip, parts [][]attribution.Call) *trip {
 	if own == nil {
-		return newTrip(ctx, calls)
+		return newTrip(ctx, parts)
 	}
 	t.shut(tenant, own)
 	return own

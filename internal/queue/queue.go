@@ -48,11 +48,14 @@ type Record struct {
 }
 
 // Header returns the value of the last header with that name, "" if there is none.
-func (r *Record) Header(name string) string {
+func (r *Record) Header(name string) string { return string(r.HeaderBytes(name)) }
+
+// HeaderBytes is Header without a copy.
+func (r *Record) HeaderBytes(name string) []byte {
 	for _, h := range slices.Backward(r.Headers) {
 		if h.Key == name {
-			return string(h.Value)
+			return h.Value
 		}
 	}
-	return ""
+	return nil
 }

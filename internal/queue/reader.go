@@ -43,6 +43,7 @@ type Reader struct {
 	next      Offset
 	gap       *GapError
 	opts      ReaderOptions
+	expected  int // records in the next batch: as many as in the one before
 }
 
 // Batch is a run of records without holes.
@@ -150,6 +151,8 @@ func (r *Reader) collect(records kafka.RecordReader, b *Batch) (found bool, err 
 	if !ok {
 		return false, nil
 	}
+	b.Records = make([]Record, 0, r.expected)
+	defer func() { r.expected = len(b.Records) }()
 	for _, batch := range stream.Records {
 		_, control := batch.(*protocol.ControlBatch)
 		for {

@@ -49,10 +49,13 @@ var errEnvelope = errors.New("the request is not one of a batch")
 // digested. The caller releases the batch when the request is over.
 func fill(r *http.Request, calls []attribution.Call) (body *batchBody, err error) {
 	defer func() { _ = r.Body.Close() }()
-	envelope, err := io.ReadAll(r.Body)
-	if err != nil {
+	made := envelopes.Get().(*bytes.Buffer)
+	defer envelopes.Put(made)
+	made.Reset()
+	if _, err := made.ReadFrom(r.Body); err != nil {
 		return nil, fmt.Errorf("read batch: %w", err)
 	}
+	envelope := made.Bytes()
 	begins, ends := bytes.Index(envelope, batchBegins), bytes.LastIndex(envelope, batchEnds)
 	if begins < 0 || ends < begins {
 		return nil, errEnvelope
@@ -69,6 +72,9 @@ func fill(r *http.Request, calls []attribution.Call) (body *batchBody, err error
 	body.bytes = append(b, envelope[ends:]...)
 	return body, nil
 }
+
+// envelopes keeps the memory of what analytics-go made.
+var envelopes = sync.Pool{New: func() any { return new(bytes.Buffer) }}
 
 // bodies keeps the memory of batches that are not in use.
 var bodies = sync.Pool{New: func() any { return new(batchBody) }}

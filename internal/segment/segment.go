@@ -47,6 +47,10 @@ const (
 // maxIdleConns bounds the idle connections to all hosts.
 const maxIdleConns = 1_024
 
+// writeBuffer is what a connection keeps to write from. A request that fits is one write;
+// of one that does not, net/http copies the rest through a buffer that it makes each time.
+const writeBuffer = 32 << 10
+
 // maxTimeout is the deadline that analytics-go sets itself and that cannot be
 // changed. Ours has to come first, since what ends by theirs has no class.
 const maxTimeout = 10 * time.Second
@@ -159,6 +163,7 @@ func New(o Options) (*Client, error) {
 			MaxConnsPerHost:        o.MaxConnsPerHost,
 			MaxIdleConnsPerHost:    o.MaxIdleConnsPerHost,
 			MaxIdleConns:           maxIdleConns,
+			WriteBufferSize:        writeBuffer,
 			IdleConnTimeout:        90 * time.Second,
 			ResponseHeaderTimeout:  o.ResponseHeaderTimeout,
 			MaxResponseHeaderBytes: 64 << 10,

@@ -17,6 +17,9 @@ import (
 // which no change of the rules changes; so not where one order key is that of
 // several. It reports whether it did.
 func (p *partition) setApart(name string, now time.Time) bool {
+	if 2*p.lanes.Unfinished(name) < p.w.o.Limits.BehindEvents {
+		return false // nor has any key so many
+	}
 	order, n, items := p.lanes.Heaviest(name)
 	if n < 2 || 2*n < p.lanes.Unfinished(name) || 2*n < p.w.o.Limits.BehindEvents {
 		return false

@@ -34,6 +34,11 @@ type event struct {
 	steps [][]attribution.Call // parts of calls
 	costs []lane.Cost          // of the steps; one empty one for a dead letter
 	bytes int
+	// pair is where the steps and costs of most events are.
+	pair struct {
+		steps [2][]attribution.Call
+		costs [2]lane.Cost
+	}
 
 	decided  bool
 	copied   bool              // the same bytes came before
@@ -60,17 +65,28 @@ const eventBytes = 1 << 10
 func newEvent(r queue.Record) *event {
 	e := &event{
 		record:   r,
-		source:   survey.Source(r.Header(queue.HeaderSource)),
+		source:   sourceOf(r.HeaderBytes(queue.HeaderSource)),
 		id:       r.Header(queue.HeaderEventID),
 		accepted: r.Time.UTC(),
 		owner:    ownerOf(r.Header(queue.HeaderTenant)),
 		bytes:    eventBytes + len(r.Value), // its text and its answers are parts of that
 	}
 	e.lane = e.owner
-	if at, err := time.Parse(time.RFC3339Nano, r.Header(queue.HeaderReceivedAt)); err == nil {
+	var at time.Time
+	if err := at.UnmarshalText(r.HeaderBytes(queue.HeaderReceivedAt)); err == nil {
 		e.accepted = at.UTC()
 	}
 	return e
+}
+
+// sourceOf is the source that a header names; the known ones take no memory.
+func sourceOf(header []byte) survey.Source {
+	for _, s := range [...]survey.Source{survey.RefinerWebhook, survey.SurveyEvent} {
+		if string(header) == string(s) {
+			return s
+		}
+	}
+	return survey.Source(header)
 }
 
 // decide says what an event makes, by the rules of its tenant. It never fails:
@@ -134,6 +150,7 @@ func (w *Worker) attribute(e *event, c survey.Completion, t *tenant.Tenant) (att
 // that is over a request's limits by itself takes several.
 func (e *event) cut(pairing tenant.Pairing, limits lane.Limits) {
 	from, cost := 0, lane.Cost{}
+	e.steps, e.costs = e.pair.steps[:0], e.pair.costs[:0]
 	for i := range e.calls {
 		size := e.calls[i].Size()
 		e.bytes += 2 * size

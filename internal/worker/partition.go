@@ -55,6 +55,9 @@ type partition struct {
 	// skips are the lanes that are behind, for those who read: a new map each time.
 	skips atomic.Pointer[map[string]struct{}]
 
+	work   chan lane.Request[*event] // to senders that have nothing to send
+	idling atomic.Int32              // so many
+
 	flights   map[string]time.Time // lanes with a request in flight, and since when
 	notBefore time.Time            // nothing is sent before
 	suspended map[string]*suspension
@@ -94,6 +97,7 @@ func newPartition(w *Worker, a queue.Assignment, limits lane.Limits, partitions 
 		lanes:      lane.New[*event](limits, lane.Offset(a.Offset)),
 		asks:       make(chan chan<- commitState),
 		ended:      make(chan struct{}),
+		work:       make(chan lane.Request[*event]),
 		flights:    make(map[string]time.Time),
 		suspended:  make(map[string]*suspension),
 		failing:    make(map[string]*failing),
@@ -125,6 +129,7 @@ func (p *partition) run(fetching, attempts context.Context) {
 	live, returned := make(chan fetched), make(chan done)
 	var running sync.WaitGroup
 	defer running.Wait()
+	defer close(p.work)
 	p.scan.members = make(map[string]*member)
 	p.scan.commands, p.scan.answers = make(chan scanCommand, 1), make(chan scanned)
 	var ends chan queue.Offset
@@ -214,7 +219,28 @@ func (p *partition) sendAll(attempts context.Context, running *sync.WaitGroup, r
 			return
 		}
 		p.flights[r.Lane] = time.Now()
-		running.Go(func() { returned <- p.send(attempts, r) })
+		select {
+		case p.work <- r:
+		default:
+			running.Go(func() { p.sender(attempts, r, returned) })
+		}
+	}
+}
+
+// idleSenders bounds the senders of a partition that have nothing to send. They are
+// kept for their stacks, which a new one has to grow.
+const idleSenders = 32
+
+// sender sends a request, and then what it is given, until there is no more.
+func (p *partition) sender(attempts context.Context, r lane.Request[*event], returned chan<- done) {
+	for given := true; given; {
+		returned <- p.send(attempts, r)
+		if p.idling.Add(1) > idleSenders {
+			p.idling.Add(-1)
+			return
+		}
+		r, given = <-p.work
+		p.idling.Add(-1)
 	}
 }
 

@@ -41,9 +41,11 @@ type done struct {
 
 // send brings a request to its end and says what became of each part.
 func (p *partition) send(ctx context.Context, r lane.Request[*event]) done {
-	d := done{request: r, outcomes: make([]lane.Outcome, len(r.Parts)), failed: make([]bool, len(r.Parts)), blamed: make([]bool, len(r.Parts))}
-	var which []int // the parts that are calls; the others are dead letters
-	var parts [][]attribution.Call
+	n := len(r.Parts)
+	found := make([]bool, 2*n)
+	d := done{request: r, outcomes: make([]lane.Outcome, n), failed: found[:n:n], blamed: found[n:]}
+	which := make([]int, 0, n) // the parts that are calls; the others are dead letters
+	parts := make([][]attribution.Call, 0, n)
 	gap := time.Duration(0)
 	for i, part := range r.Parts {
 		e := part.Item.Payload
@@ -182,9 +184,13 @@ func (w *Worker) bury(ctx context.Context, e *event) error {
 // source gives a tenant as it stands in the registry now, or as it was when the
 // registry has it no longer.
 func (w *Worker) source(t *tenant.Tenant) delivery.Source {
+	var seen *tenant.Registry
 	return func() *tenant.Tenant {
-		if now, ok := w.o.Tenants().Get(t.ID); ok {
-			t = now
+		if now := w.o.Tenants(); now != seen {
+			seen = now
+			if found, ok := now.Get(t.ID); ok {
+				t = found
+			}
 		}
 		return t
 	}
