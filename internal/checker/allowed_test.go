@@ -174,6 +174,31 @@ func TestWhatThePromiseAllowsForIsNoBreach(t *testing.T) {
 			}
 			w.deliver(e)
 		}, checker.Options{ProbeMax: 4}, func(r *checker.Report) int { return r.Ended.Dead }, 3},
+		{"an old generation's commit that is refused", asked(calm), func(w *world) {
+			w.ask(0, 4, "m2", true, 0)
+			w.ask(0, 3, "m1", false, 22)
+		}, checker.Options{}, func(r *checker.Report) int { return r.Asked.Refused }, 1},
+		{"an old generation's commit without an answer", asked(calm), func(w *world) {
+			w.ask(0, 4, "m2", true, 0)
+			w.ask(0, 3, "m1", false, 0).Answered = 0
+		}, checker.Options{}, func(r *checker.Report) int { return r.Asked.Unanswered }, 1},
+		{"an old generation's commit that may have come first", asked(calm), func(w *world) {
+			a := *w.ask(0, 4, "m2", true, 0)
+			w.ask(1, 3, "m1", true, 0).At = a.At
+		}, checker.Options{}, func(r *checker.Report) int { return r.Asked.Generations }, 2},
+		{"a commit that is made although its answer is an error, or did not come", asked(calm), func(w *world) {
+			w.ask(0, 3, "m1", true, 7)
+			w.ask(0, 3, "m1", true, 0).Answered = 0
+		}, checker.Options{}, func(r *checker.Report) int { return r.Asked.Refused + r.Asked.Unanswered }, 2},
+		{"another member in another generation", asked(calm), func(w *world) {
+			w.ask(0, 4, "m2", true, 0)
+			w.ask(1, 4, "m1", true, 0)
+		}, checker.Options{}, func(r *checker.Report) int { return r.Asked.Generations }, 2},
+		{"an operator's commit", asked(calm), func(w *world) {
+			w.h.Faults = append(w.h.Faults, checker.Fault{At: w.now, Until: w.now + second, Fault: "reset", Effects: []checker.Effect{checker.Rewind}})
+			w.commit(0, w.ends[0])
+			w.ask(0, -1, "", true, 0)
+		}, checker.Options{}, func(r *checker.Report) int { return r.Asked.Refused }, 0},
 		{"an event that retention took", calm, func(w *world) {
 			w.event("dove", "u7", "e", 1)
 			w.h.Faults = append(w.h.Faults, checker.Fault{At: w.now, Fault: "F38"})

@@ -18,6 +18,7 @@
 //	bounds.jsonl    [Bounds]   of its partitions
 //	received.jsonl  [Request]  one line per request, by the receiver, in the order in which it decided about them
 //	commits.jsonl   [Commit]   every commit of the group for the topic, in the coordinator's order
+//	commit_requests.jsonl  [CommitRequest]  every request of a worker for such commits, in the order of their answers
 //	letters.jsonl   [Letter]   the topic `dead`
 //	faults.jsonl    [Fault]    what was done to the system, and when
 //	final.json      [Final]    how things stood at the end, one object
@@ -25,8 +26,9 @@
 // All times are nanoseconds since 1970 by one clock: of the one machine, or
 // virtual. Bytes are base64, as encoding/json writes a []byte. What is written
 // by a program in Go is best written with these types and encoding/json. Only
-// commits.jsonl and faults.jsonl may be missing; a run without faults should
-// nevertheless have an empty faults.jsonl.
+// commits.jsonl, commit_requests.jsonl and faults.jsonl may be missing; a run
+// without faults should nevertheless have an empty faults.jsonl. Whoever writes
+// commit_requests.jsonl must see all requests: every commit is looked for there.
 //
 // # What a receiver must do
 //
@@ -57,7 +59,10 @@ type History struct {
 	Faults   []Fault
 	Final    Final
 
-	dir fs.FS // where sent, log and received stand if they are not in memory
+	// CommitRequests are in the order of their answers; nil is that nobody saw them.
+	CommitRequests []CommitRequest
+
+	dir fs.FS // where sent, log, received and the requests for commits stand if they are not in memory
 }
 
 // Tenant is what matters of a tenant in the tenants file. Empty fields have the
@@ -153,11 +158,26 @@ type Commit struct {
 	Partition int    `json:"partition"`
 	Offset    int64  `json:"offset"`
 	Metadata  string `json:"metadata"`
+}
 
-	// Generation and Member are those of the request, if whoever wrote this down
-	// could see them: 0 and "" are not known, -1 is an operator's commit.
-	Generation int    `json:"generation,omitempty"`
-	Member     string `json:"member,omitempty"`
+// CommitRequest is a request of a worker for commits of the group for the topic,
+// as somebody between it and the coordinator saw it.
+type CommitRequest struct {
+	At         Time         `json:"at"`                 // before the coordinator had it
+	Answered   Time         `json:"answered,omitempty"` // after the coordinator had answered; 0 if no answer was seen
+	Worker     string       `json:"worker,omitempty"`   // who sent it
+	Generation int          `json:"generation"`         // -1 is that of somebody outside of the group
+	Member     string       `json:"member"`
+	Asked      []CommitPart `json:"asked"`
+}
+
+// CommitPart is what a request asks for one partition.
+type CommitPart struct {
+	Partition int   `json:"partition"`
+	Offset    int64 `json:"offset"`
+	// Error is the code in the answer. In an answer, 0 is a commit that was made;
+	// of any other, as without an answer, nobody knows.
+	Error int `json:"error,omitempty"`
 }
 
 // Letter is a record of the topic `dead`. Its value is a dead letter

@@ -33,31 +33,6 @@ func (c *checking) commits() {
 	c.report.Commits = len(c.h.Commits)
 }
 
-// generations verifies that no generation commits when a later one has, and that
-// in each one member has a partition.
-func (c *checking) generations() {
-	type owner struct{ generation, partition int }
-	latest := 0
-	members := make(map[owner]string)
-	for i := range c.h.Commits {
-		k := &c.h.Commits[i]
-		if k.Generation <= 0 {
-			continue
-		}
-		v := Violation{Rule: Commits, Partition: k.Partition, Offset: -1, At: k.At}
-		if k.Generation < latest {
-			c.note(v, "generation %d committed %d/%d when generation %d had committed", k.Generation, k.Partition, k.Offset, latest)
-			continue
-		}
-		latest = k.Generation
-		o := owner{k.Generation, k.Partition}
-		if other, ok := members[o]; ok && other != k.Member && k.Member != "" {
-			c.note(v, "two members committed partition %d in generation %d", k.Partition, k.Generation)
-		}
-		members[o] = k.Member
-	}
-}
-
 // strandID tells the strands of all lanes apart.
 type strandID struct {
 	lane   int32

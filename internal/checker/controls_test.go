@@ -49,6 +49,12 @@ func controls() []control {
 		{"a record where no partition is", calm, func(w *world) {
 			w.h.Log = append(w.h.Log, checker.Record{Partition: 9})
 		}, checker.Options{}, checker.Recorded},
+		{"a commit that nobody was seen to ask for", asked(calm), func(w *world) { w.commitAll() }, checker.Options{}, checker.Recorded},
+		{"a commit that was answered, and not made", asked(calm), func(w *world) { w.ask(0, 3, "m1", false, 0) }, checker.Options{}, checker.Recorded},
+		{"requests for commits out of order", asked(calm), func(w *world) {
+			w.ask(0, 3, "m1", true, 0)
+			w.ask(1, 3, "m1", true, 0).Answered -= second
+		}, checker.Options{}, checker.Recorded},
 		{"records out of order", calm, func(w *world) { w.h.Log = append(w.h.Log, w.h.Log[0]) }, checker.Options{}, checker.Recorded},
 
 		// Durable
@@ -314,11 +320,17 @@ func controls() []control {
 		{"a cursor says that the rest is done", calm, claim(lane.Cursor{Until: 1 << 40, Runs: []lane.Run{{Events: 1}}}), checker.Options{}, checker.Commits},
 		{"back", calm, func(w *world) { w.commit(0, w.ends[0]-1); w.commit(0, w.ends[0]) }, checker.Options{}, checker.Commits},
 		{"behind the end", calm, func(w *world) { w.commit(0, w.ends[0]+1) }, checker.Options{}, checker.Commits},
-		{"by an old generation", calm, func(w *world) {
-			w.commitAll()
-			w.h.Commits[len(w.h.Commits)-2].Generation = 2
+		{"by an old generation", asked(calm), func(w *world) {
+			w.ask(0, 4, "m2", true, 0)
+			w.ask(1, 3, "m1", true, 0)
 		}, checker.Options{}, checker.Commits},
-		{"by another member", calm, func(w *world) { w.commitAll(); w.h.Commits[len(w.h.Commits)-1].Member = "m2" }, checker.Options{}, checker.Commits},
+		{"by an old generation, after a request that overlapped", asked(calm), func(w *world) {
+			a, b := *w.ask(0, 4, "m2", true, 0), w.ask(1, 5, "m3", true, 0)
+			b.At = a.At
+			w.ask(1, 4, "m4", true, 0)
+		}, checker.Options{}, checker.Commits},
+		{"by another member", asked(calm), func(w *world) { w.ask(1, 3, "m2", true, 0) }, checker.Options{}, checker.Commits},
+		{"by a worker outside of the group", asked(calm), func(w *world) { w.ask(1, -1, "", true, 0) }, checker.Options{}, checker.Commits},
 
 		// DeadLetters
 		{"for a 401", calm, func(w *world) {

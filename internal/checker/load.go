@@ -18,13 +18,14 @@ const (
 	BoundsFile   = "bounds.jsonl"
 	ReceivedFile = "received.jsonl"
 	CommitsFile  = "commits.jsonl"
+	RequestsFile = "commit_requests.jsonl"
 	LettersFile  = "letters.jsonl"
 	FaultsFile   = "faults.jsonl"
 	FinalFile    = "final.json"
 )
 
-// Load opens a recorded history. What is large (sent, log, received) stays where
-// it is, and Check reads it once: dir must stay readable until then. A line that
+// Load opens a recorded history. What is large (sent, log, received, the requests
+// for commits) stays where it is, and Check reads it once: dir must stay readable until then. A line that
 // cannot be read is an error here or a violation of Recorded there: nothing is
 // passed over.
 func Load(dir fs.FS) (*History, error) {
@@ -91,6 +92,19 @@ func (h *History) eachSent(f func(*Sent)) error { return each(h, SentFile, h.Sen
 func (h *History) eachRecord(f func(*Record)) error { return each(h, LogFile, h.Log, f) }
 
 func (h *History) eachRequest(f func(*Request)) error { return each(h, ReceivedFile, h.Received, f) }
+
+func (h *History) eachCommitRequest(f func(*CommitRequest)) error {
+	return each(h, RequestsFile, h.CommitRequests, f)
+}
+
+// hasCommitRequests reports whether somebody saw the requests for commits.
+func (h *History) hasCommitRequests() bool {
+	if h.dir == nil {
+		return h.CommitRequests != nil
+	}
+	_, err := fs.Stat(h.dir, RequestsFile)
+	return !errors.Is(err, fs.ErrNotExist)
+}
 
 func each[T any](h *History, name string, in []T, f func(*T)) error {
 	if h.dir != nil {

@@ -22,6 +22,9 @@ func record(t testing.TB, h *checker.History) fstest.MapFS {
 	lines(t, dir, checker.BoundsFile, h.Bounds)
 	lines(t, dir, checker.ReceivedFile, h.Received)
 	lines(t, dir, checker.CommitsFile, h.Commits)
+	if h.CommitRequests != nil {
+		lines(t, dir, checker.RequestsFile, h.CommitRequests)
+	}
 	lines(t, dir, checker.LettersFile, h.Letters)
 	lines(t, dir, checker.FaultsFile, h.Faults)
 	lines(t, dir, checker.FinalFile, []checker.Final{h.Final})
@@ -42,7 +45,8 @@ func lines[T any](t testing.TB, dir fstest.MapFS, name string, all []T) {
 
 func TestRecordedHistoryIsCheckedAsInMemory(t *testing.T) {
 	t.Parallel()
-	w := rough(t)
+	w := asked(rough)(t)
+	w.ask(0, 2, "m0", true, 0)
 	w.event("acme", "u7", "lost", 1)
 	h := w.close()
 	loaded, err := checker.Load(record(t, h))
@@ -50,14 +54,14 @@ func TestRecordedHistoryIsCheckedAsInMemory(t *testing.T) {
 		t.Fatal(err)
 	}
 	got, want := checker.Check(loaded, checker.Options{}), checker.Check(h, checker.Options{})
-	if d := cmp.Diff(want, got); d != "" || got.Counts[checker.Complete] != 1 {
+	if d := cmp.Diff(want, got); d != "" || got.Counts[checker.Complete] != 1 || got.Counts[checker.Commits] != 1 {
 		t.Errorf("report (-in memory +recorded):\n%s", d)
 	}
 }
 
 func TestNothingOfARecordIsPassedOver(t *testing.T) {
 	t.Parallel()
-	h := outage(t).close()
+	h := asked(outage)(t).close()
 	for _, name := range []string{checker.TenantsFile, checker.BoundsFile, checker.CommitsFile, checker.LettersFile, checker.FinalFile} {
 		dir := record(t, h)
 		dir[name] = &fstest.MapFile{Data: append(dir[name].Data, `{"cut`...)}
@@ -65,7 +69,7 @@ func TestNothingOfARecordIsPassedOver(t *testing.T) {
 			t.Errorf("a broken %s gives the error %v", name, err)
 		}
 	}
-	for _, name := range []string{checker.SentFile, checker.LogFile, checker.ReceivedFile} {
+	for _, name := range []string{checker.SentFile, checker.LogFile, checker.ReceivedFile, checker.RequestsFile} {
 		dir := record(t, h)
 		dir[name] = &fstest.MapFile{Data: append(dir[name].Data, `{"cut`...)}
 		loaded, err := checker.Load(dir)
@@ -76,7 +80,7 @@ func TestNothingOfARecordIsPassedOver(t *testing.T) {
 			t.Errorf("a broken %s is not reported:\n%s", name, report(r))
 		}
 		delete(dir, name)
-		if _, err := checker.Load(dir); err == nil {
+		if _, err := checker.Load(dir); err == nil && name != checker.RequestsFile {
 			t.Errorf("a history without %s can be loaded", name)
 		}
 	}

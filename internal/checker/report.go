@@ -24,6 +24,7 @@ type Report struct {
 	Applied    int     `json:"applied"`  // calls that took effect, every time
 	Commits    int     `json:"commits"`
 	MaxCursors int     `json:"max_cursors"` // in one commit
+	Asked      Asked   `json:"asked"`
 	Letters    int     `json:"letters"`
 	Trimmed    int     `json:"trimmed"` // events that retention took before their end
 	Ended      Ended   `json:"ended"`
@@ -33,6 +34,14 @@ type Report struct {
 	// Violations are the first of each rule; Counts has all.
 	Violations []Violation  `json:"violations"`
 	Counts     map[Rule]int `json:"counts"`
+}
+
+// Asked are the requests of workers for commits, where they were seen.
+type Asked struct {
+	Requests    int `json:"requests"`
+	Refused     int `json:"refused"`     // partitions in them, by their answers
+	Unanswered  int `json:"unanswered"`  // requests
+	Generations int `json:"generations"` // that committed, each later than the ones before
 }
 
 // Ended is how the events of the log ended.
@@ -95,6 +104,9 @@ func (r *Report) Write(w io.Writer) error {
 		p.line("           by fault: %s", byFault(n.Faults))
 	}
 	p.line("commits    %d, at most %d cursors in one; %d dead letters", r.Commits, r.MaxCursors, r.Letters)
+	if a := &r.Asked; a.Requests > 0 {
+		p.line("           of %d generations, asked for in %d requests: %d partitions refused, %d requests without an answer", a.Generations, a.Requests, a.Refused, a.Unanswered)
+	}
 	for _, s := range []struct {
 		name string
 		of   *Spread

@@ -173,8 +173,36 @@ func (w *world) commit(p int, to int64, cursors ...lane.Cursor) {
 	if err != nil {
 		w.t.Fatal(err)
 	}
-	w.h.Commits = append(w.h.Commits, checker.Commit{At: w.pass(20 * millisecond), Partition: p, Offset: to, Metadata: text, Generation: 1, Member: "m1"})
+	w.h.Commits = append(w.h.Commits, checker.Commit{At: w.pass(20 * millisecond), Partition: p, Offset: to, Metadata: text})
 	w.pass(20 * millisecond)
+}
+
+// asked is a run whose requests for commits were seen: one for each commit.
+func asked(of func(testing.TB) *world) func(testing.TB) *world {
+	return func(t testing.TB) *world {
+		w := of(t)
+		for _, k := range w.h.Commits {
+			w.h.CommitRequests = append(w.h.CommitRequests, checker.CommitRequest{
+				At: k.At - int64(10*millisecond), Answered: k.At + int64(10*millisecond), Worker: "worker-1", Generation: 3, Member: "m1",
+				Asked: []checker.CommitPart{{Partition: k.Partition, Offset: k.Offset}},
+			})
+		}
+		return w
+	}
+}
+
+// ask has a member of a generation ask for the partition's end, once more: made
+// says that the coordinator stores it, and code is its answer.
+func (w *world) ask(p, generation int, member string, made bool, code int) *checker.CommitRequest {
+	at := w.pass(millisecond)
+	if made {
+		w.commit(p, w.ends[p])
+	}
+	w.h.CommitRequests = append(w.h.CommitRequests, checker.CommitRequest{
+		At: at, Answered: w.pass(millisecond), Worker: "worker-1", Generation: generation, Member: member,
+		Asked: []checker.CommitPart{{Partition: p, Offset: w.ends[p], Error: code}},
+	})
+	return &w.h.CommitRequests[len(w.h.CommitRequests)-1]
 }
 
 func (w *world) commitAll(cursors ...lane.Cursor) {
