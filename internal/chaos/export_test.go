@@ -37,3 +37,15 @@ func IsMoment(name string) bool {
 	_, ok := moments[name]
 	return ok
 }
+
+// CommitRecorder writes down requests for commits.
+type CommitRecorder = commitRecorder
+
+// NewCommitRecorder makes one that writes into a directory.
+var NewCommitRecorder = newCommitRecorder
+
+// Record sets who writes down what goes over the link.
+func (p *Proxy) Record(commits *CommitRecorder, client string) { p.record(commits, client) }
+
+// Close ends the file.
+func (c *commitRecorder) Close() error { return c.close() }

@@ -43,6 +43,8 @@ type Proxy struct {
 	toxics   Toxics
 	changed  chan struct{} // closed when the toxics change
 	watch    Watch
+	commits  *commitRecorder // who writes requests for commits down, and whose they are
+	client   string
 	kafka    bool // it understands Kafka's protocol
 	pairs    map[*pair]struct{}
 	closed   bool
@@ -150,6 +152,9 @@ func (p *Proxy) link(client net.Conn) {
 	both.Go(func() { c.pipe(server, client, false) })
 	both.Wait()
 	c.abort()
+	if c.asked != nil {
+		c.asked.end()
+	}
 	p.mu.Lock()
 	delete(p.pairs, c)
 	p.mu.Unlock()

@@ -209,6 +209,7 @@ type run struct {
 	planned        []Injection
 	failing        []string // tenants that are not healed
 	sent, received *lines
+	asked          *commitRecorder
 	took           struct{ load, drain time.Duration }
 	letters, log   int
 	commits        []checker.Commit // without metadata
@@ -230,6 +231,10 @@ func (r *run) setUp(ctx context.Context, procs *supervisor, free *ports, cluster
 	if r.received, err = createLines(r.history, checker.ReceivedFile); err != nil {
 		return err
 	}
+	if r.asked, err = newCommitRecorder(r.history, r.group, r.events()); err != nil {
+		return err
+	}
+	r.recordCommits(r.asked)
 	if r.receiver, err = newReceiver(ctx, r.fleet, o.Workers, o.Seed, r.received); err != nil {
 		return err
 	}
@@ -451,6 +456,10 @@ func (r *run) dump(ctx context.Context) error {
 	if err := await(ctx, "the last answers", 100*time.Millisecond, func(context.Context) bool { return r.receiver.settled() }); err != nil {
 		return err
 	}
+	r.recordCommits(nil)
+	if err := r.asked.close(); err != nil {
+		r.injector.problem("the requests for commits: %v", err)
+	}
 	bounds, err := r.cluster.bounds(ctx, r.events())
 	if err != nil {
 		return err
@@ -479,7 +488,20 @@ func (r *run) dump(ctx context.Context) error {
 	)
 }
 
+// recordCommits has what workers ask the brokers to commit written down.
+func (r *run) recordCommits(commits *commitRecorder) {
+	for i := range r.o.Workers {
+		for _, b := range r.cluster.Brokers {
+			b.proxies[workerClient(i)].record(commits, workerName(i))
+		}
+	}
+}
+
 func (r *run) close() {
+	if r.asked != nil {
+		r.recordCommits(nil)
+		_ = r.asked.close()
+	}
 	if r.receiver != nil {
 		r.receiver.close()
 	}

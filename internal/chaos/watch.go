@@ -2,6 +2,7 @@ package chaos
 
 import (
 	"encoding/binary"
+	"fmt"
 	"sync"
 )
 
@@ -46,11 +47,19 @@ func (p *Proxy) Watch(w Watch) {
 	p.watch = w
 }
 
+// record sets who writes down the requests for commits that go over the link, and
+// their answers, and who is said to have made them; nil is nobody.
+func (p *Proxy) record(commits *commitRecorder, client string) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.commits, p.client = commits, client
+}
+
 // sighted shows a piece of one direction to the watch. It returns how much of it
 // goes on, whether the connection ends then, and what is to be done afterwards.
 func (c *pair) sighted(up bool, f *frames, data []byte) (passes int, lose bool, after []func()) {
 	c.proxy.mu.Lock()
-	watch := c.proxy.watch
+	watch, commits, client := c.proxy.watch, c.proxy.commits, c.proxy.client
 	c.proxy.mu.Unlock()
 	show := func(s Sight) bool {
 		if watch == nil {
@@ -68,41 +77,81 @@ func (c *pair) sighted(up bool, f *frames, data []byte) (passes int, lose bool, 
 		}
 		return len(data), false, after
 	}
-	passes = f.read(data, up, func(size int, head []byte) bool {
-		if up {
-			api, number := int16(binary.BigEndian.Uint16(head)), int32(binary.BigEndian.Uint32(head[4:]))
-			c.asked.put(number, api)
-			return show(Sight{Up: true, API: api, Size: size})
+	passes = f.read(data, up, func(size int, head []byte) (pass bool, whole func([]byte)) {
+		if !up {
+			q := c.asked.take(int32(binary.BigEndian.Uint32(head)))
+			pass = show(Sight{API: q.api, Size: size})
+			switch {
+			case q.commits == nil:
+			case pass && size <= maxCommitFrame:
+				whole = func(frame []byte) { q.commits.answered(q.version, frame) }
+			default:
+				q.commits.answered(q.version, nil)
+			}
+			return pass, whole
 		}
-		return show(Sight{API: c.asked.take(int32(binary.BigEndian.Uint32(head))), Size: size})
+		q := question{api: int16(binary.BigEndian.Uint16(head)), version: int16(binary.BigEndian.Uint16(head[2:]))}
+		number := int32(binary.BigEndian.Uint32(head[4:]))
+		c.asked.put(number, q)
+		switch {
+		case q.api != apiOffsetCommit || commits == nil:
+		case size > maxCommitFrame:
+			commits.missed(fmt.Errorf("a request for commits has %d bytes", size))
+		default:
+			whole = func(frame []byte) {
+				if q.commits = commits.asked(client, frame); q.commits != nil {
+					c.asked.put(number, q)
+				}
+			}
+		}
+		return show(Sight{Up: true, API: q.api, Size: size}), whole
 	})
 	return passes, passes < len(data), after
 }
 
-// asked are the kinds of a connection's requests without an answer, by the number
-// that the answer has as well.
+// asked are a connection's requests without an answer, by the number that the
+// answer has as well.
 type asked struct {
 	mu   sync.Mutex
-	apis map[int32]int16
+	open map[int32]question
 }
 
-func newAsked() *asked { return &asked{apis: make(map[int32]int16)} }
-
-func (a *asked) put(number int32, api int16) {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	a.apis[number] = api
+// question is a request: its kind, its version, and what it asks to commit if that
+// is written down.
+type question struct {
+	api, version int16
+	commits      *commitRequest
 }
 
-func (a *asked) take(number int32) int16 {
+func newAsked() *asked { return &asked{open: make(map[int32]question)} }
+
+func (a *asked) put(number int32, q question) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	api, ok := a.apis[number]
+	a.open[number] = q
+}
+
+func (a *asked) take(number int32) question {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	q, ok := a.open[number]
 	if !ok {
-		return NoAPI
+		return question{api: NoAPI}
 	}
-	delete(a.apis, number)
-	return api
+	delete(a.open, number)
+	return q
+}
+
+// end says that nothing is answered any more.
+func (a *asked) end() {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	for _, q := range a.open {
+		if q.commits != nil {
+			q.commits.answered(q.version, nil)
+		}
+	}
+	clear(a.open)
 }
 
 // frames finds the frames of one direction of a connection in Kafka's protocol:
@@ -112,6 +161,9 @@ type frames struct {
 	head  []byte // of a frame whose head is not there in full
 	left  int    // bytes of the last frame that are still to come
 	blind bool   // it is not that protocol
+	// whole is given the last frame, which is kept until then; nil is nobody.
+	whole func(frame []byte)
+	kept  []byte
 }
 
 // Bytes of a frame that are read.
@@ -122,9 +174,10 @@ const (
 )
 
 // read shows each frame that has its head in what comes next: its size, and its
-// head behind that. It returns how much of data lies before the frame that show
-// does not let pass, or all.
-func (f *frames) read(data []byte, up bool, show func(size int, head []byte) bool) int {
+// head behind that. Who is returned then is given the frame, without its size, once
+// it is all there. It returns how much of data lies before the frame that show does
+// not let pass, or all.
+func (f *frames) read(data []byte, up bool, show func(size int, head []byte) (pass bool, whole func([]byte))) int {
 	need := answerHead
 	if up {
 		need = requestHead
@@ -132,7 +185,9 @@ func (f *frames) read(data []byte, up bool, show func(size int, head []byte) boo
 	for i := 0; i < len(data) && !f.blind; {
 		if f.left > 0 {
 			n := min(f.left, len(data)-i)
+			f.keep(data[i : i+n])
 			f.left, i = f.left-n, i+n
+			f.done()
 			continue
 		}
 		begun := i
@@ -144,10 +199,31 @@ func (f *frames) read(data []byte, up bool, show func(size int, head []byte) boo
 		size := int(int32(binary.BigEndian.Uint32(f.head)))
 		f.left = size - (need - sizeBytes)
 		f.blind = f.left < 0
-		if !f.blind && !show(size, f.head[sizeBytes:]) {
-			return begun
+		if !f.blind {
+			pass, whole := show(size, f.head[sizeBytes:])
+			if !pass {
+				return begun
+			}
+			f.whole = whole
+			f.keep(f.head[sizeBytes:])
+			f.done()
 		}
 		f.head = f.head[:0]
 	}
 	return len(data)
+}
+
+// keep keeps a part of a frame that somebody wants.
+func (f *frames) keep(part []byte) {
+	if f.whole != nil {
+		f.kept = append(f.kept, part...)
+	}
+}
+
+// done gives a frame that is all there to who wants it.
+func (f *frames) done() {
+	if f.left == 0 && f.whole != nil {
+		f.whole(f.kept)
+		f.whole, f.kept = nil, nil
+	}
 }
