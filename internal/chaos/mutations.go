@@ -84,6 +84,15 @@ func Mutants() []Mutant {
 			Scenario: "restart", Rules: []checker.Rule{checker.Commits, checker.Complete},
 		},
 		{
+			Name: "probe-without-pause", Why: "a tenant that takes nothing is asked again at once",
+			Edits: []Edit{{
+				File: "internal/worker/suspend.go",
+				Old:  "now.Add(max(p.w.deliverer.Jitter(minProbe, maxProbe, s.failures), v.RetryAfter))",
+				New:  "now.Add(max(50*time.Millisecond, v.RetryAfter))",
+			}},
+			Scenario: "failing", Rules: []checker.Rule{checker.Politeness},
+		},
+		{
 			Name: "skip-the-rest-of-a-pair", Why: "after a retry the group is left out",
 			Edits: []Edit{{
 				File: "internal/worker/send.go",
