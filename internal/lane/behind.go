@@ -72,6 +72,18 @@ func (p *Partition[T]) Pass(name string, since time.Time, cause Cause) bool {
 	return true
 }
 
+// PassWhole passes a lane of which everything can stay in memory, so that nothing has
+// to be read again. It reports whether that could be done: there must be room for one
+// more cursor, and the lane have no more events than it may have in memory.
+func (p *Partition[T]) PassWhole(name string, since time.Time, cause Cause) bool {
+	q := p.lanes[name]
+	if q == nil || q.items > p.limits.BehindEvents || p.full() || !p.hold(q, since, cause) {
+		return false
+	}
+	p.advance()
+	return true
+}
+
 // keep leaves so many events of a lane in memory.
 func (p *Partition[T]) keep(q *queue[T], events int) {
 	if q.waiting <= events {

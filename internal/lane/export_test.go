@@ -8,3 +8,13 @@ func (p *Partition[T]) Kept() int {
 	}
 	return n
 }
+
+// CountUncommitted counts what Uncommitted says.
+func (p *Partition[T]) CountUncommitted() (n int) {
+	for _, it := range p.window.all() {
+		if it.finished && !it.passed {
+			n++
+		}
+	}
+	return n
+}

@@ -133,6 +133,7 @@ type Partition[T any] struct {
 	// window are the items from the commit point on, in the order of the log.
 	window fifo[*Item[T]]
 	bytes  int
+	done   int // of the window, those that are finished and not passed
 	// behind are the items that are passed and not finished, of all lanes.
 	behind      int
 	behindBytes int
@@ -235,6 +236,7 @@ func (p *Partition[T]) Add(e Event[T]) *Item[T] {
 		}
 		if p.window.len() > 0 {
 			p.window.push(it)
+			p.done++
 		}
 		return it
 	}
@@ -398,6 +400,7 @@ func (p *Partition[T]) finish(q *queue[T], it *Item[T]) {
 	}
 	if !it.passed {
 		p.bytes -= it.Bytes
+		p.done++
 		it.over()
 		return
 	}
@@ -454,6 +457,9 @@ func (p *Partition[T]) advance() {
 		if !it.finished && !it.passed {
 			return
 		}
+		if !it.passed {
+			p.done--
+		}
 		p.window.pop()
 	}
 }
@@ -476,6 +482,10 @@ func (p *Partition[T]) Oldest() (*Item[T], bool) {
 	}
 	return p.window.first(), true
 }
+
+// Uncommitted is how many events are finished behind the one that holds the commit
+// point: if this owner dies they come again.
+func (p *Partition[T]) Uncommitted() int { return p.done }
 
 // Full reports whether the window holds as much as it may. The caller then adds
 // nothing more; one that adds in batches overruns by at most one batch.

@@ -323,7 +323,11 @@ func (m *machine) probe(t *rapid.T) {
 func (m *machine) openLane(t *rapid.T) { m.p.Open(m.idle(t)) }
 
 func (m *machine) pass(t *rapid.T) {
-	m.p.Pass(rapid.SampledFrom(m.names()).Draw(t, "lane"), time.Unix(1, 0), lane.CauseSlow)
+	pass := m.p.Pass
+	if rapid.Bool().Draw(t, "whole") {
+		pass = m.p.PassWhole
+	}
+	pass(rapid.SampledFrom(m.names()).Draw(t, "lane"), time.Unix(1, 0), lane.CauseSlow)
 }
 
 func (m *machine) release(t *rapid.T) {
@@ -491,6 +495,9 @@ func (m *machine) check(t *rapid.T) {
 	}
 	if m.p.InFlight() != len(m.open) {
 		t.Fatalf("%d in flight, want %d", m.p.InFlight(), len(m.open))
+	}
+	if got, want := m.p.Uncommitted(), m.p.CountUncommitted(); got != want {
+		t.Fatalf("%d events are said to be finished behind the commit point, there are %d", got, want)
 	}
 	memory := m.p.Len()
 	for _, h := range m.p.Held() {

@@ -25,6 +25,7 @@ type event struct {
 	source   survey.Source
 	id       string
 	accepted time.Time
+	added    time.Time      // to the window
 	tenant   *tenant.Tenant // as it was when the event was read; nil if unknown
 
 	owner string // the tenant, as the header names it

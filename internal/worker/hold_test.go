@@ -46,6 +46,34 @@ func TestSlowTenantDoesNotHoldTheCommit(t *testing.T) {
 	})
 }
 
+// Nor does a user whose events wait for one another: each of his requests is quick, but
+// the last of his row comes long after what the others sent behind it.
+func TestUserWithARowOfEventsDoesNotHoldTheCommit(t *testing.T) {
+	t.Parallel()
+	inBubble(t, func(t *testing.T, w *world) {
+		w.receiver.latency = func(tenant.ID) time.Duration { return 50 * time.Millisecond }
+		m := w.join(func(o *worker.Options) { o.CommitInterval = 200 * time.Millisecond })
+		hot, users := userOf("acme", 0), usersOf("beta", 0, 10)
+		for range 80 {
+			w.publish("acme", hot)
+		}
+		most := queue.Offset(0)
+		for n := range 200 { // 20 a second
+			at := w.publish("beta", users[n%len(users)])
+			time.Sleep(50 * time.Millisecond)
+			if n > 40 {
+				most = max(most, at.Offset-w.committed()[0])
+			}
+		}
+		if most > 40 {
+			t.Errorf("up to %d events were delivered and not committed, want those of less than two seconds", most)
+		}
+		w.until("all to be delivered", w.settled)
+		w.verify(never)
+		m.terminate()
+	})
+}
+
 // Where a host is down its tenants wait where they are, and no cursors arise.
 func TestTenantsOfADeadHostGetNoCursors(t *testing.T) {
 	t.Parallel()

@@ -179,7 +179,9 @@ func (p *partition) run(fetching, attempts context.Context) {
 		}
 		select {
 		case f := <-more:
+			now := time.Now()
 			for _, e := range f.events {
+				e.added = now
 				p.add(e)
 			}
 			p.lanes.Reach(f.next)
@@ -339,28 +341,36 @@ func (p *partition) unblock(now time.Time) time.Time {
 	return time.Time{}
 }
 
-// letCommit passes the lanes whose requests take long and hold the commit: what was
-// delivered behind them would come again if this worker were killed. Those that wait
-// for their host stay where they are. It returns when to look again, zero if there is
-// no need.
+// letCommit passes the lanes that hold the commit for long, because their requests take
+// long or because an event waits for many before it of its user: what was delivered
+// behind them would come again if this worker were killed. Those that wait for their
+// host stay where they are. It returns when to look again, zero if there is no need.
 func (p *partition) letCommit(now time.Time) time.Time {
 	for !p.draining && p.lanes.Holding() < lane.MaxCursors-cursorsToSpare {
 		it, ok := p.lanes.Oldest()
 		if !ok {
 			break
 		}
-		since, busy := p.flights[it.Lane]
-		if !busy {
-			break
+		// Its request takes long, or others have long been done behind it.
+		var slow, late time.Time
+		if since, busy := p.flights[it.Lane]; busy {
+			slow = since.Add(slowAfter)
 		}
-		if now.Sub(since) < slowAfter {
-			return since.Add(slowAfter)
+		if p.lanes.Uncommitted() > 0 {
+			late = it.Payload.added.Add(slowAfter)
+		}
+		if at := earlier(slow, late); at.IsZero() || now.Before(at) {
+			return at
 		}
 		if p.w.deliverer.HostIsDown(tenantOf(it.Lane)) {
 			return now.Add(slowAfter)
 		}
-		if !p.lanes.Pass(it.Lane, now, lane.CauseSlow) {
-			break
+		if !slow.IsZero() && !now.Before(slow) {
+			if !p.lanes.Pass(it.Lane, now, lane.CauseSlow) {
+				break
+			}
+		} else if !p.lanes.PassWhole(it.Lane, now, lane.CauseSlow) {
+			return slow
 		}
 	}
 	return time.Time{}
