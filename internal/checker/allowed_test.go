@@ -41,6 +41,12 @@ func TestWhatThePromiseAllowsForIsNoBreach(t *testing.T) {
 			w.request(e.tenant, taken, e.calls[0])
 			w.deliver(e)
 		}, checker.Options{}, func(r *checker.Report) int { return r.Repeats.Unknown }, 1},
+		{"an answer that was on its way when the network lost it", calm, func(w *world) {
+			e := w.event("acme", "u7", "e", 1)
+			w.request(e.tenant, taken, e.calls[0]).Worker = "worker-1"
+			w.h.Faults = append(w.h.Faults, checker.Fault{At: w.pass(20 * millisecond), Until: w.now + second, Fault: "F26", Target: "worker-1"})
+			w.deliver(e)
+		}, checker.Options{}, func(r *checker.Report) int { return r.Repeats.Unavoidable }, 1},
 		{"a whole batch in doubt", calm, func(w *world) {
 			e := w.event("bolt", "u7", "e", 1)
 			w.request(e.tenant, answer{applied: true}, e.calls...)
@@ -294,6 +300,74 @@ func TestRepeatsAreCountedByTheFaultThatCausedThem(t *testing.T) {
 	w.commitAll()
 	r := checker.Check(w.close(), checker.Options{})
 	if d := cmp.Diff(map[string]int{"F26": 1, "F1": 2}, r.Repeats.Faults); !r.OK() || d != "" {
+		t.Errorf("repeats by fault (-want +got):\n%s%s", d, report(r))
+	}
+}
+
+// Of the repeats of one call the first is nobody's fault, if its answer was lost to the
+// worker that sent it; all others are bounded.
+func TestOnlyTheFirstRepeatAfterALostAnswerIsUnavoidable(t *testing.T) {
+	t.Parallel()
+	for _, c := range []struct {
+		name string
+		do   func(w *world)
+		want checker.Repeats
+	}{
+		{"lost twice", func(w *world) {
+			e := w.event("acme", "u7", "a", 1)
+			w.request(e.tenant, answer{applied: true}, e.calls[0])
+			w.request(e.tenant, answer{applied: true}, e.calls[0])
+			w.deliver(e)
+		}, checker.Repeats{Calls: 2, Unavoidable: 1}},
+		{"lost to another worker", func(w *world) {
+			w.h.Faults = append(w.h.Faults, checker.Fault{At: w.now, Until: w.now + second, Fault: "F26", Target: "worker-2"})
+			e := w.event("acme", "u7", "a", 1)
+			w.request(e.tenant, taken, e.calls[0]).Worker = "worker-1"
+			w.deliver(e)
+		}, checker.Repeats{Calls: 1}},
+		{"answered, and the worker was killed before it committed", func(w *world) {
+			e := w.event("dove", "u7", "b", 1)
+			w.deliver(e)
+			w.h.Faults = append(w.h.Faults, checker.Fault{At: w.pass(100 * millisecond), Until: w.now + second, Fault: "F1"})
+			w.pass(2 * second)
+			w.deliver(e)
+		}, checker.Repeats{Calls: 2}},
+		{"under way when the worker was killed", func(w *world) {
+			e := w.event("dove", "u7", "b", 1)
+			w.h.Faults = append(w.h.Faults, checker.Fault{At: w.now + millisecond, Until: w.now + second, Fault: "F1"})
+			w.request(e.tenant, taken, e.calls[0]).Answered += 5 * millisecond
+			w.pass(2 * second)
+			w.deliver(e)
+		}, checker.Repeats{Calls: 1, Unavoidable: 1}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			t.Parallel()
+			w := calm(t)
+			c.do(w)
+			w.commitAll()
+			r := checker.Check(w.close(), checker.Options{})
+			if !r.OK() || r.Repeats.Calls != c.want.Calls || r.Repeats.Unavoidable != c.want.Unavoidable {
+				t.Errorf("want %d repeats, %d of them unavoidable:\n%s", c.want.Calls, c.want.Unavoidable, report(r))
+			}
+		})
+	}
+}
+
+// A takeover's repeats are put down to the fault that began nearest to what was not
+// committed, not to another that began before the takeover was over.
+func TestTakeoverIsPutDownToTheFaultBeforeIt(t *testing.T) {
+	t.Parallel()
+	w := calm(t)
+	e := w.event("dove", "u7", "b", 1)
+	w.deliver(e)
+	w.h.Faults = append(w.h.Faults, checker.Fault{At: w.pass(100 * millisecond), Until: w.now + second, Fault: "F12"})
+	w.pass(20 * second)
+	w.h.Faults = append(w.h.Faults, checker.Fault{At: w.now, Until: w.now + 10*second, Fault: "F42"})
+	w.pass(2 * second)
+	w.deliver(e)
+	w.commitAll()
+	r := checker.Check(w.close(), checker.Options{})
+	if d := cmp.Diff(map[string]int{"F12": 2}, r.Repeats.Faults); !r.OK() || d != "" {
 		t.Errorf("repeats by fault (-want +got):\n%s%s", d, report(r))
 	}
 }

@@ -28,8 +28,9 @@ type Options struct {
 	// one before and must still be dropped. Beyond, it may be delivered again.
 	// 0 is 1,000; -1 is none.
 	CopyWindow int64
-	// MaxRepeats is the share of calls that may have been applied again, 0.01 for
-	// one in a hundred. 0 does not bound it: in a short run every fault is many.
+	// MaxRepeats is the share of calls that may have been applied again without need,
+	// 0.01 for one in a hundred: but for the first time after a request whose outcome
+	// its sender could not know. 0 does not bound it: in a short run every fault is many.
 	MaxRepeats float64
 	// ProbeMax is how many requests a lane may make in ProbeWindow while its
 	// tenant does not take any, from ProbeAfter on after the first that failed.
@@ -279,6 +280,8 @@ type call struct {
 	nTraits  uint16
 	kind     uint8
 	unknown  bool // the last application's answer may not have come
+	lost     bool // nor, as far as is known of its worker, can it be said to have come
+	spent    bool // a repeat for that is counted
 }
 
 // key is what is kept in order: a user, or an account.

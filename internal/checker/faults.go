@@ -1,6 +1,9 @@
 package checker
 
-import "slices"
+import (
+	"slices"
+	"strings"
+)
 
 // effectsOf are the effects of the faults of the proof's list, for an injector
 // that does not state them.
@@ -67,6 +70,24 @@ func (c *checking) latest(from, to Time, tenant string, effects ...Effect) (foun
 	return found
 }
 
+// nearest is, of the faults with one of the effects that were on between two times or
+// in the time before that Settle gives, the one whose beginning is nearest to the first:
+// what kept a call that was made then from being committed. It is counted from 1; 0 is
+// none of them.
+func (c *checking) nearest(from, to Time, effects ...Effect) (found int32) {
+	best := Time(0)
+	for i := range c.h.Faults {
+		f := &c.h.Faults[i]
+		if f.At > to || f.end() < from-int64(c.o.Settle) || !f.has(effects) {
+			continue
+		}
+		if away := max(f.At-from, from-f.At); found == 0 || away < best {
+			best, found = away, int32(i)+1
+		}
+	}
+	return found
+}
+
 // trimmed reports whether retention took an event, as a fault said.
 func (c *checking) trimmed(e *event) bool {
 	return e.offset < c.parts[int(e.partition)].start && c.any(Trimmed)
@@ -91,6 +112,16 @@ func (f *Fault) end() Time { return max(f.At, f.Until) }
 
 func (f *Fault) about(tenant string) bool {
 	return tenant == "" || len(f.Tenants) == 0 || slices.Contains(f.Tenants, tenant)
+}
+
+// ofWorkers reports whether a fault is done to workers, not to others.
+func (f *Fault) ofWorkers() bool { return f.Target == "" || strings.Contains(f.Target, "worker") }
+
+// strikes reports whether a fault is about what a worker does: all are that name none,
+// or where it is not known whose it was.
+func (f *Fault) strikes(worker string) bool {
+	one := strings.HasPrefix(f.Target, "worker-")
+	return !one || worker == "" || f.Target == worker
 }
 
 func (f *Fault) has(effects []Effect) bool {

@@ -1,5 +1,7 @@
 package checker
 
+import "time"
+
 // lateness is the one request of a lane that a frozen worker may still have
 // under way when it goes on.
 type lateness struct {
@@ -18,7 +20,7 @@ func (c *checking) apply(r *Request, at int32, early bool) {
 	switch {
 	case cl.seq == k.next:
 		if again {
-			c.report.Repeats.Calls++
+			c.count(cl)
 			c.report.Repeats.Continued++
 			c.blame(k.fault)
 		}
@@ -45,6 +47,7 @@ func (c *checking) apply(r *Request, at int32, early bool) {
 	if !stray || !again {
 		cl.begun, cl.answered, cl.request = r.Begun, r.Answered, int32(c.requests)
 		cl.unknown = !r.SentAnswer || r.Status/100 != 2 || r.Answered-r.Begun > int64(c.o.Deadline)
+		cl.lost = cl.unknown || c.lost(r, c.tenants[e.tenant].ID)
 	}
 	if !stray {
 		k.stamp(c, at)
@@ -102,7 +105,7 @@ func (c *checking) repeated(r *Request, at int32, k *key) (stray bool) {
 	cl := &c.calls[at]
 	e := &c.events[cl.event]
 	n := &c.report.Repeats
-	n.Calls++
+	c.count(cl)
 	switch {
 	case c.again[at] > 0:
 		c.again[at]--
@@ -119,7 +122,7 @@ func (c *checking) repeated(r *Request, at int32, k *key) (stray bool) {
 		k.fault = c.latest(cl.begun, max(cl.begun, cl.answered), c.tenants[e.tenant].ID)
 	case c.during(cl.begun-int64(c.o.Settle), r.Begun, "", Unclean) && c.uncommitted(at, r.Begun, false):
 		n.Takeover++
-		k.fault = c.latest(cl.begun-int64(c.o.Settle), r.Begun, "", Unclean)
+		k.fault = c.nearest(cl.begun, r.Begun, Unclean)
 	case c.any(Unclean, Restart) && c.uncommitted(at, r.Begun, true):
 		n.Forgotten++
 		k.fault = c.latest(0, r.Begun, "", Unclean, Restart)
@@ -141,6 +144,34 @@ func (c *checking) repeated(r *Request, at int32, k *key) (stray bool) {
 	c.blame(k.fault)
 	k.next = cl.seq + 1
 	return false
+}
+
+// count counts a repeat. No sender can avoid the first one of a call whose request
+// before had an outcome that it could not know.
+func (c *checking) count(cl *call) {
+	c.report.Repeats.Calls++
+	if cl.lost && !cl.spent {
+		cl.spent = true
+		c.report.Repeats.Unavoidable++
+	}
+}
+
+// onItsWay is how long an answer may take from the receiver to its sender: a fault
+// that begins meanwhile may take it.
+const onItsWay = int64(time.Second)
+
+// lost reports whether a fault may have kept the answer to a request from the very
+// worker that made it: one that loses answers, or the worker's own end.
+func (c *checking) lost(r *Request, tenant string) bool {
+	answered := max(r.Begun, r.Answered)
+	if c.fault(func(f *Fault) bool {
+		return f.At <= answered+onItsWay && f.end() >= r.Begun && f.about(tenant) && f.strikes(r.Worker)
+	}, AnswersLost) >= 0 {
+		return true
+	}
+	return c.fault(func(f *Fault) bool {
+		return f.At >= r.Begun && f.At <= answered+int64(c.o.ClockSlack) && f.strikes(r.Worker) && f.ofWorkers()
+	}, Unclean, Restart) >= 0
 }
 
 // blame counts a repeat that a fault is the cause of; 0 is none of them.
@@ -180,7 +211,8 @@ func (c *checking) inDoubt(at int32, k *key) bool {
 		}
 	}
 	tenant := c.tenants[c.events[cl.event].tenant].ID
-	return cl.unknown || c.during(cl.begun, max(cl.begun, cl.answered), tenant, AnswersLost, Unclean)
+	answered := max(cl.begun, cl.answered)
+	return cl.unknown || c.during(cl.begun, answered, tenant, Unclean) || c.during(cl.begun, answered+onItsWay, tenant, AnswersLost)
 }
 
 // isLate reports whether a request is what a frozen worker had under way: one of

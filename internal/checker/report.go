@@ -55,16 +55,21 @@ type Ended struct {
 
 // Repeats are the calls that were applied again, by cause.
 type Repeats struct {
-	Calls     int     `json:"calls"`
-	Share     float64 `json:"share"`     // of the calls that were applied
-	Unknown   int     `json:"unknown"`   // the request before had an outcome that its sender did not know
-	Takeover  int     `json:"takeover"`  // from the committed position, after an unclean end
-	Continued int     `json:"continued"` // behind one of these, in order
-	Forgotten int     `json:"forgotten"` // a commit had no room for all that was done, or retention tore it
-	Late      int     `json:"late"`      // a request that was given up, or a frozen worker's, came in late
-	Copies    int     `json:"copies"`    // the log has the event again, far behind
-	Replayed  int     `json:"replayed"`  // by an operator
-	Uncaused  int     `json:"uncaused"`  // violations
+	Calls int     `json:"calls"`
+	Share float64 `json:"share"` // of the calls that were applied
+	// Unavoidable are those of them that no sender can avoid: the first one of a call
+	// whose request before had an outcome that its sender could not know. Avoidable is
+	// the share of the others.
+	Unavoidable int     `json:"unavoidable"`
+	Avoidable   float64 `json:"avoidable"`
+	Unknown     int     `json:"unknown"`   // the request before had an outcome that its sender did not know
+	Takeover    int     `json:"takeover"`  // from the committed position, after an unclean end
+	Continued   int     `json:"continued"` // behind one of these, in order
+	Forgotten   int     `json:"forgotten"` // a commit had no room for all that was done, or retention tore it
+	Late        int     `json:"late"`      // a request that was given up, or a frozen worker's, came in late
+	Copies      int     `json:"copies"`    // the log has the event again, far behind
+	Replayed    int     `json:"replayed"`  // by an operator
+	Uncaused    int     `json:"uncaused"`  // violations
 	// Faults are those of them that a fault of the history is the cause of, by its name:
 	// where several were on, the one that began last.
 	Faults map[string]int `json:"faults,omitempty"`
@@ -100,6 +105,7 @@ func (r *Report) Write(w io.Writer) error {
 	n := &r.Repeats
 	p.line("repeats    %d (%.3f %%): %d unknown outcome, %d takeover, %d continued, %d forgotten, %d late, %d copies, %d replayed, %d uncaused",
 		n.Calls, 100*n.Share, n.Unknown, n.Takeover, n.Continued, n.Forgotten, n.Late, n.Copies, n.Replayed, n.Uncaused)
+	p.line("           %d once after an answer that was lost, which no sender can avoid; %d others (%.3f %%)", n.Unavoidable, n.Calls-n.Unavoidable, 100*n.Avoidable)
 	if len(n.Faults) > 0 {
 		p.line("           by fault: %s", byFault(n.Faults))
 	}
