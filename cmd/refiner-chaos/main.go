@@ -16,6 +16,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"refinersource/internal/chaos"
+	"refinersource/internal/checker"
 )
 
 func main() { os.Exit(execute()) }
@@ -87,6 +88,7 @@ func addFlags(cmd *cobra.Command, o *chaos.Options) {
 	f.BoolVar(&o.Long, "long", false, "with faults that take long")
 	f.DurationVar(&o.Session, "session", 12*time.Second, "of the consumer group, where the worker has a flag for it")
 	f.DurationVar(&o.Drain, "drain", 15*time.Minute, "how long the end may take")
+	f.Float64Var(&o.MaxRepeats, "max-repeats", 0, repeatsUsage)
 	f.StringVar(&o.Binary, "binary", "", "a built refiner-source; without it, it is built")
 	f.StringVar(&o.Dir, "dir", "", "for the history, the logs and the brokers' data; without it a new one under the system's")
 	f.StringVar(&o.Root, "root", "", "of the module; without it the one around the working directory")
@@ -143,10 +145,11 @@ func locate(root, dir *string) error {
 }
 
 func newCheck() *cobra.Command {
-	return &cobra.Command{
+	most := 0.0
+	cmd := &cobra.Command{
 		Use: "check DIR", Short: "Check the recorded history of a run again", Args: cobra.ExactArgs(1), Example: "  refiner-chaos check /tmp/chaos-7",
 		RunE: func(cmd *cobra.Command, args []string) error {
-			report, err := chaos.CheckDir(strings.TrimSuffix(args[0], "/"))
+			report, err := chaos.CheckDir(strings.TrimSuffix(args[0], "/"), checker.Options{MaxRepeats: most})
 			if err != nil {
 				return err
 			}
@@ -159,7 +162,11 @@ func newCheck() *cobra.Command {
 			return nil
 		},
 	}
+	cmd.Flags().Float64Var(&most, "max-repeats", 0, repeatsUsage)
+	return cmd
 }
+
+const repeatsUsage = "the share of calls that may come again without need, such as 0.01, but for the first time after a lost answer; 0 does not bound it"
 
 func newMutants() *cobra.Command {
 	var o chaos.Options

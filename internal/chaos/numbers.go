@@ -206,7 +206,7 @@ func RunNumbers(ctx context.Context, o NumbersOptions) (*NumbersReport, error) {
 		}
 		n.run.o.say("%s: done in %v", phase.name, time.Since(since).Round(time.Second))
 	}
-	check, err := CheckDir(o.Dir)
+	check, err := CheckDir(o.Dir, checker.Options{})
 	if err != nil {
 		return nil, err
 	}

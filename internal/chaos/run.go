@@ -46,6 +46,9 @@ type Options struct {
 	Long    bool          // with faults that take long
 	Session time.Duration // of the consumer group, where the worker has a flag for it
 	Drain   time.Duration // how long the end may take
+	// MaxRepeats is the share of calls that may come again without need, as that of
+	// checker.Options; 0 does not bound it.
+	MaxRepeats float64
 	// Progress is told what happens; nil drops it.
 	Progress func(string)
 
@@ -180,19 +183,20 @@ func runOn(ctx context.Context, o Options, procs *supervisor, free *ports, clust
 	report := r.report()
 	o.say("check the history")
 	var err error
-	if report.Check, err = CheckDir(o.Dir); err != nil {
+	if report.Check, err = CheckDir(o.Dir, checker.Options{MaxRepeats: o.MaxRepeats}); err != nil {
 		return nil, err
 	}
 	return report, report.write(o.Dir)
 }
 
 // CheckDir checks a recorded history again.
-func CheckDir(dir string) (checker.Report, error) {
+func CheckDir(dir string, o checker.Options) (checker.Report, error) {
 	h, err := checker.Load(os.DirFS(HistoryDir(dir)))
 	if err != nil {
 		return checker.Report{}, fmt.Errorf("load the history: %w", err)
 	}
-	return checker.Check(h, checker.Options{ProbeMax: probeMax, ProbeWindow: probeWindow, ProbeAfter: probeAfter}), nil
+	o.ProbeMax, o.ProbeWindow, o.ProbeAfter = probeMax, probeWindow, probeAfter
+	return checker.Check(h, o), nil
 }
 
 // How often a tenant that takes nothing is asked, of one partition. Its first
