@@ -184,6 +184,38 @@ func (c *cluster) uncommitted(ctx context.Context, group, topic string) (int64, 
 	return lag, nil
 }
 
+// joined waits until the group has so many members, each with partitions of its
+// own, at most so long.
+func (c *cluster) joined(ctx context.Context, group string, members int, patience time.Duration) error {
+	ctx, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	for {
+		described, err := c.admin.DescribeGroups(ctx, group)
+		if err == nil && isComplete(described[group], members) {
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("wait for %d members to join: %w", members, context.Cause(ctx))
+		case <-time.After(20 * time.Millisecond):
+		}
+	}
+}
+
+// isComplete tells whether a group has so many members at work.
+func isComplete(g kadm.DescribedGroup, members int) bool {
+	if g.Err != nil || g.State != "Stable" || len(g.Members) != members {
+		return false
+	}
+	for i := range g.Members {
+		assigned, ok := g.Members[i].Assigned.AsConsumer()
+		if !ok || len(assigned.Topics) == 0 {
+			return false
+		}
+	}
+	return true
+}
+
 // close deletes what was made on given brokers, and ends an embedded one.
 func (c *cluster) close(ctx context.Context) error {
 	var errs []error

@@ -35,7 +35,7 @@ func run() int {
 		SilenceUsage:  true,
 	}
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
-	root.AddCommand(newWorker(), newMemory(), newIngress())
+	root.AddCommand(newWorker(), newMemory(), newIngress(), newScaling())
 	err := root.ExecuteContext(ctx)
 	if err == nil {
 		return 0

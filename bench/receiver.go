@@ -355,6 +355,13 @@ func (r *receiver) await(ctx context.Context, events int, patience time.Duration
 	return nil
 }
 
+// acceptedSoFar is how many calls were accepted by now.
+func (r *receiver) acceptedSoFar() (calls int64, at time.Time) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.fresh, time.Now()
+}
+
 func (r *receiver) wake() {
 	r.mu.Lock()
 	defer r.mu.Unlock()

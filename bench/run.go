@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"refinersource/internal/queue"
@@ -111,19 +112,21 @@ func bentoSystem(binary, config string, partitions, batch int) system {
 
 // result is what one run of a system came to.
 type result struct {
-	System   string        `json:"system"`
-	Delay    time.Duration `json:"delay_ns"`
-	Run      int           `json:"run"`
-	Events   int           `json:"events"`
-	Rate     float64       `json:"events_per_second,omitempty"` // from the first request to the last call
-	CPU      float64       `json:"cpu_us_per_event,omitempty"`  // of the process, from its start to its end
-	PeakRSS  int64         `json:"peak_rss_bytes,omitempty"`    //
-	Requests int64         `json:"requests,omitempty"`          //
-	P50      float64       `json:"latency_p50_ms,omitempty"`    // accepted to delivered
-	P99      float64       `json:"latency_p99_ms,omitempty"`    //
-	Found    violations    `json:"violations"`                  //
-	Behind   int64         `json:"uncommitted_events"`          // of a process that ended
-	Failure  string        `json:"failure,omitempty"`
+	System     string        `json:"system"`
+	Delay      time.Duration `json:"delay_ns"`
+	Run        int           `json:"run"`
+	Events     int           `json:"events"`
+	Workers    int           `json:"workers,omitempty"` // of scaling, as are the partitions
+	Partitions int           `json:"partitions,omitempty"`
+	Rate       float64       `json:"events_per_second,omitempty"` // from the first request to the last call
+	CPU        float64       `json:"cpu_us_per_event,omitempty"`  // of the process, from its start to its end
+	PeakRSS    int64         `json:"peak_rss_bytes,omitempty"`    //
+	Requests   int64         `json:"requests,omitempty"`          //
+	P50        float64       `json:"latency_p50_ms,omitempty"`    // accepted to delivered
+	P99        float64       `json:"latency_p99_ms,omitempty"`    //
+	Found      violations    `json:"violations"`                  //
+	Behind     int64         `json:"uncommitted_events"`          // of a process that ended
+	Failure    string        `json:"failure,omitempty"`
 }
 
 // failed tells whether the run broke the promise, or did not end well.
@@ -168,7 +171,7 @@ func (b *bench) drain(ctx context.Context, s *system, prefix string, delay time.
 	if err != nil {
 		return out, err
 	}
-	b.finish(ctx, &out, r, p, at, r.await(until(ctx, p), b.load.events(), b.stalled))
+	b.finish(ctx, &out, r, at, r.await(until(ctx, p), b.load.events(), b.stalled), p)
 	out.CPU /= float64(b.load.events())
 	if took := r.ended.Sub(r.begun); took > 0 {
 		out.Rate = float64(b.load.events()) / took.Seconds()
@@ -211,7 +214,7 @@ func (b *bench) paced(ctx context.Context, s *system, l *load, rate, warm, parti
 	if err == nil {
 		err = r.await(running, l.events(), b.stalled)
 	}
-	b.finish(ctx, &out, r, p, at, err)
+	b.finish(ctx, &out, r, at, err, p)
 	out.CPU = 0 // mostly of waiting
 	var took []time.Duration
 	for i := warm; i < l.events(); i++ {
@@ -222,11 +225,19 @@ func (b *bench) paced(ctx context.Context, s *system, l *load, rate, warm, parti
 	return out, errors.Join(ctx.Err(), b.cluster.drop(ctx, prefix))
 }
 
-// finish ends the process, so that what it might still send has come, and judges.
-func (b *bench) finish(ctx context.Context, out *result, r *receiver, p *process, at *place, err error) {
-	used, ended := p.stop()
-	out.CPU = float64(used.CPU.Microseconds())
-	out.PeakRSS = used.PeakRSS
+// finish ends the processes, so that what they might still send has come, and
+// judges. Their processor time is that of all, their memory that of the largest.
+func (b *bench) finish(ctx context.Context, out *result, r *receiver, at *place, err error, all ...*process) {
+	used, ended := make([]usage, len(all)), make([]error, len(all))
+	var stopping sync.WaitGroup
+	for i, p := range all {
+		stopping.Go(func() { used[i], ended[i] = p.stop() })
+	}
+	stopping.Wait()
+	for _, u := range used {
+		out.CPU += float64(u.CPU.Microseconds())
+		out.PeakRSS = max(out.PeakRSS, u.PeakRSS)
+	}
 	var example string
 	out.Found, example = r.verdict()
 	out.Requests = r.requests
@@ -235,7 +246,7 @@ func (b *bench) finish(ctx context.Context, out *result, r *receiver, p *process
 	if example != "" {
 		err = errors.Join(err, errors.New(example))
 	}
-	if err := errors.Join(err, ended, listed); err != nil {
+	if err := errors.Join(err, errors.Join(ended...), listed); err != nil {
 		out.Failure = err.Error()
 	}
 }
@@ -243,14 +254,21 @@ func (b *bench) finish(ctx context.Context, out *result, r *receiver, p *process
 // errEnded is of a process that ended by itself.
 var errEnded = errors.New("the process ended")
 
-// until is ctx that ends with the process too.
-func until(ctx context.Context, p *process) context.Context {
+// until is ctx that ends with the first of the processes too.
+func until(ctx context.Context, all ...*process) context.Context {
 	running, cancel := context.WithCancelCause(ctx)
+	first := make(chan struct{}, len(all))
+	for _, p := range all {
+		go func() {
+			select {
+			case <-p.ended:
+			case <-ctx.Done():
+			}
+			first <- struct{}{}
+		}()
+	}
 	go func() {
-		select {
-		case <-p.ended:
-		case <-ctx.Done():
-		}
+		<-first
 		cancel(errEnded)
 	}()
 	return running
