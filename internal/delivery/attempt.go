@@ -126,9 +126,6 @@ func (c *call) admit(ctx context.Context, r *request) (*tenant.Tenant, pass) {
 					return c.to(), p
 				}
 			}
-			if err == nil && p.trip != nil && !p.joined {
-				err = c.d.together.gather(ctx, before.gather)
-			}
 			if err == nil && !p.joined {
 				p.slot, err = c.d.state.acquire(ctx, c.tenant)
 			}

@@ -46,7 +46,6 @@ type tenantState struct {
 	notBefore    time.Time     // the receiver asked for it
 	why          Cause         // it did
 	latency      time.Duration // smoothed
-	company      bool          // requests of several lanes were in its last one
 
 	fast, slow share
 }
@@ -136,7 +135,6 @@ func (s *state) record(t *tenantState, p pass) {
 		return
 	}
 	t.latency += (p.trip.took - t.latency) / latencyWeight
-	t.company = p.trip.requests > 1
 	if waits(r.Class) && r.RetryAfter > 0 {
 		if until := now.Add(r.RetryAfter); until.After(t.notBefore) {
 			t.notBefore, t.why = until, causeOf(r.Class)
@@ -190,10 +188,9 @@ func (s *state) giveBack(p pass) {
 
 // prospect is what a request of a tenant has before it.
 type prospect struct {
-	wait   time.Duration // the receiver asked for it
-	why    Cause         // it did
-	held   bool          // it waits for its host
-	gather time.Duration // how long it waits for others to travel with it
+	wait time.Duration // the receiver asked for it
+	why  Cause         // it did
+	held bool          // it waits for its host
 }
 
 // look says what a request to an endpoint has before it, and notes that the tenant's
@@ -205,9 +202,6 @@ func (s *state) look(t *tenantState, endpoint string) prospect {
 	p := prospect{held: t.isHeld()}
 	if !t.notBefore.IsZero() {
 		p.wait, p.why = time.Until(t.notBefore), t.why
-	}
-	if t.calls > 1 || t.company {
-		p.gather = min(maxGather, t.latency/gatherPart)
 	}
 	return p
 }

@@ -35,14 +35,6 @@ const (
 	maxTripBytes = 450_000
 )
 
-// A trip waits for others of its tenant, if there are, for 1/gatherPart of what the
-// tenant's requests take, and for maxGather at most. Those that have travelled
-// together come back together, and so go on together.
-const (
-	gatherPart = 8
-	maxGather  = 10 * time.Millisecond
-)
-
 // writeTime is how long a request counts as being written: a receiver that does not
 // read takes no processor from anybody.
 const writeTime = 20 * time.Millisecond
@@ -125,21 +117,6 @@ func (t *trip) end() {
 
 // flat keeps the memory of the calls of trips that are over.
 var flat = sync.Pool{New: func() any { return new([]attribution.Call) }}
-
-// gather waits until others have had time to join a trip.
-func (t *together) gather(ctx context.Context, d time.Duration) error {
-	if t.writing == nil || d <= 0 {
-		return nil
-	}
-	timer := time.NewTimer(d)
-	defer timer.Stop()
-	select {
-	case <-timer.C:
-		return nil
-	case <-ctx.Done():
-		return context.Cause(ctx)
-	}
-}
 
 // begin lets nobody join the trip any more; nil is one that nobody may join.
 func (t *together) begin(ctx context.Context, tenant *tenantState, own *trip, parts [][]attribution.Call) *trip {

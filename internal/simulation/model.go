@@ -16,7 +16,8 @@ import (
 //     identify and one for its group.
 //   - Lanes: a lane has one request under way, of so many calls.
 //   - Window: a partition holds so many events in memory (Little's law: as many
-//     leave in the time that one stays).
+//     leave in the time that one stays). Lanes whose events stay for longer than
+//     Passed are passed, and a window more is theirs.
 //   - Receiver: a tenant may be sent so many calls a second.
 //
 // It takes users and tenants for equally busy. A user or tenant with more than a
@@ -53,8 +54,8 @@ type Limits struct {
 // and group.
 const callsOfPair = 2
 
-// Passed is how long a tenant that fails holds up others at most, where its events
-// fill the window: then its lane is passed. From there on it costs them nothing.
+// Passed is how long a lane holds up others at most, where its events fill the window,
+// or the commit: then a cursor passes it. From there on it costs them nothing.
 const Passed = time.Second
 
 func (m Model) well() float64 { return float64(m.Tenants - m.Failing) }
@@ -77,12 +78,20 @@ func (m Model) stay(underWay float64) float64 {
 	return m.trip() * (callsOfPair + busy/2)
 }
 
+// window is how many events a partition holds in memory.
+func (m Model) window() float64 {
+	if w := float64(m.Window); m.stay(float64(m.Partitions)*w) <= Passed.Seconds() {
+		return w
+	}
+	return 2 * float64(m.Window)
+}
+
 // users are all that have events, at the tenants that are well.
 func (m Model) users() float64 { return m.well() * float64(m.Users) }
 
 // Limits returns what each part allows.
 func (m Model) Limits() Limits {
-	held := float64(m.Partitions * m.Window)
+	held := float64(m.Partitions) * m.window()
 	l := Limits{Processor: math.Inf(1), Receiver: math.Inf(1)}
 	if m.Cores > 0 {
 		event := m.EventCPU.Seconds() + m.RequestCPU.Seconds()*callsOfPair/max(1, m.Carried)
@@ -105,7 +114,7 @@ func (m Model) Capacity() float64 {
 	l := m.Limits()
 	// As many users as so many events drawn at random have.
 	users := m.users() / float64(m.Partitions)
-	moving := float64(m.Partitions) * users * (1 - math.Pow(1-1/max(1, users), float64(m.Window)))
+	moving := float64(m.Partitions) * users * (1 - math.Pow(1-1/max(1, users), m.window()))
 	return min(l.Processor, l.Lanes, l.Receiver, moving/m.stay(moving))
 }
 
