@@ -49,7 +49,7 @@ const maxIdleConns = 1_024
 
 // writeBuffer is what a connection keeps to write from. A request that fits is one write;
 // of one that does not, net/http copies the rest through a buffer that it makes each time.
-const writeBuffer = 32 << 10
+const writeBuffer = 16 << 10
 
 // maxTimeout is the deadline that analytics-go sets itself and that cannot be
 // changed. Ours has to come first, since what ends by theirs has no class.

@@ -29,6 +29,7 @@ type event struct {
 	tenant   *tenant.Tenant // as it was when the event was read; nil if unknown
 
 	owner string // the tenant, as the header names it
+	trace string // traceparent of the header
 	lane  string // that of the tenant, or of a key that is set apart from it
 	key   string
 	calls []attribution.Call
@@ -60,7 +61,7 @@ type event struct {
 // eventBytes is what an event takes of memory besides its bytes and its calls.
 // With the factors below it comes to what a heap profile shows of a full window:
 // some 4 KB for an event of 1 KB.
-const eventBytes = 1 << 10
+const eventBytes = 640
 
 // newEvent is the event of a record; decide says what it makes.
 func newEvent(r queue.Record) *event {
@@ -70,6 +71,7 @@ func newEvent(r queue.Record) *event {
 		id:       r.Header(queue.HeaderEventID),
 		accepted: r.Time.UTC(),
 		owner:    ownerOf(r.Header(queue.HeaderTenant)),
+		trace:    r.Header(queue.HeaderTraceparent),
 		bytes:    eventBytes + len(r.Value), // its text and its answers are parts of that
 	}
 	e.lane = e.owner
@@ -94,6 +96,7 @@ func sourceOf(header []byte) survey.Source {
 // what cannot make a call becomes a dead letter.
 func (w *Worker) decide(e *event, tenants *tenant.Registry) {
 	e.decided = true
+	e.record.Headers = nil // what they say is in the event
 	if w.o.Replay != nil {
 		defer e.spare()
 	}
@@ -235,7 +238,7 @@ func (e *event) newLetter(reason deadletter.Reason, stage deadletter.Stage, deta
 		Key:          e.record.Key,
 		ReceivedAt:   e.accepted,
 		RulesVersion: attribution.RulesVersion,
-		Traceparent:  e.record.Header(queue.HeaderTraceparent),
+		Traceparent:  e.trace,
 		Raw:          e.record.Value,
 	}
 	if e.redriven != nil && e.redriven.Mark != nil {

@@ -231,7 +231,7 @@ func (p *partition) sendAll(attempts context.Context, running *sync.WaitGroup, r
 
 // idleSenders bounds the senders of a partition that have nothing to send. They are
 // kept for their stacks, which a new one has to grow.
-const idleSenders = 32
+const idleSenders = 8
 
 // sender sends a request, and then what it is given, until there is no more.
 func (p *partition) sender(attempts context.Context, r lane.Request[*event], returned chan<- done) {
