@@ -10,8 +10,8 @@ import (
 // Budgets: how often it may allocate to make the pair of a completion of five answers,
 // also with its digests, and to encode it.
 const (
-	attributeAllocs       = 35
-	attributeDigestAllocs = 35
+	attributeAllocs       = 8
+	attributeDigestAllocs = 8
 	encodePairAllocs      = 0
 )
 

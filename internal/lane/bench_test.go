@@ -13,7 +13,7 @@ import (
 // through a partition of many tenants, and the cursors of 250 tenants on their way
 // into a commit and out of it.
 const (
-	eventAllocs         = 10
+	eventAllocs         = 8
 	encodeCursorsAllocs = 3
 	decodeCursorsAllocs = 32
 )
