@@ -35,14 +35,14 @@ func ExampleModel() {
 	// Output:
 	// 1 workers, 12 partitions, 100 tenants, 10000 users, 20ms: 50000 events/s
 	// 1 workers, 12 partitions, 100 tenants, 10000 users, 100ms: 15857 events/s
-	// 1 workers, 12 partitions, 100 tenants, 10000 users, 500ms: 3171 events/s
+	// 1 workers, 12 partitions, 100 tenants, 10000 users, 500ms: 5060 events/s
 	// 4 workers, 12 partitions, 100 tenants, 10000 users, 100ms: 34594 events/s
 	// 4 workers, 96 partitions, 100 tenants, 10000 users, 100ms: 37715 events/s
 	// 4 workers, 96 partitions, 100 tenants, 100000 users, 100ms: 50000 events/s
 	// 10 workers, 96 partitions, 250 tenants, 100000 users, 100ms: 125000 events/s
-	// 10 workers, 96 partitions, 2000 tenants, 100000 users, 100ms: 24096 events/s
-	// 90 workers, 192 partitions, 2000 tenants, 1000000 users, 100ms: 201251 events/s
-	// 1 workers, 12 partitions, 100 tenants, 100000 users, 500ms: 3910 events/s
-	// 2 workers, 12 partitions, 100 tenants, 100000 users, 500ms: 7611 events/s
-	// 4 workers, 12 partitions, 100 tenants, 100000 users, 500ms: 14497 events/s
+	// 10 workers, 96 partitions, 2000 tenants, 100000 users, 100ms: 37848 events/s
+	// 90 workers, 192 partitions, 2000 tenants, 1000000 users, 100ms: 317404 events/s
+	// 1 workers, 12 partitions, 100 tenants, 100000 users, 500ms: 7602 events/s
+	// 2 workers, 12 partitions, 100 tenants, 100000 users, 500ms: 14497 events/s
+	// 4 workers, 12 partitions, 100 tenants, 100000 users, 500ms: 26367 events/s
 }

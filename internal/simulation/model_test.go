@@ -272,7 +272,7 @@ func (r *rig) windowBytes() int {
 	if err != nil {
 		r.t.Fatal(err)
 	}
-	inMemory, inLog := 1<<10+len(value), len(value)+envelopeBytes
+	inMemory, inLog := 640+len(value), len(value)+envelopeBytes
 	for i := range made.Calls {
 		inMemory += 2 * made.Calls[i].Size()
 	}
