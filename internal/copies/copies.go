@@ -29,17 +29,24 @@ const (
 // answers back after newer ones. Use New. Not safe for concurrent use.
 type Window struct {
 	seeds [2]maphash.Seed
-	ring  [][2]uint64
+	size  int
+	ring  [][2]uint64 // keys in the order in which they came; from size on, the oldest is at next
 	next  int
-	seen  map[[2]uint64]struct{}
+	// table finds keys in the ring: 1 + their index, at the place that their hash names
+	// or the first free one behind it; 0 is free. A map would take three times as much,
+	// and a worker has a window for each of its partitions.
+	table []int32
 }
+
+// minTable is a table's least size; it grows with the ring, and half of it is free.
+const minTable = 256
 
 // New returns a window of so many events.
 func New(size int) *Window {
 	return &Window{
 		seeds: [2]maphash.Seed{maphash.MakeSeed(), maphash.MakeSeed()},
-		ring:  make([][2]uint64, 0, size),
-		seen:  make(map[[2]uint64]struct{}, size),
+		size:  size,
+		table: make([]int32, minTable),
 	}
 }
 
@@ -65,18 +72,50 @@ func (w *Window) key(r *queue.Record) (k [2]uint64) {
 func (w *Window) Add(r *queue.Record) bool { return w.addKey(w.key(r)) }
 
 func (w *Window) addKey(k [2]uint64) bool {
-	if _, again := w.seen[k]; again {
+	if w.table[w.find(k)] != 0 {
 		return true
 	}
-	w.seen[k] = struct{}{}
-	if len(w.ring) < cap(w.ring) {
+	if len(w.ring) < w.size {
 		w.ring = append(w.ring, k)
+		if 2*len(w.ring) > len(w.table) {
+			w.table = make([]int32, 2*len(w.table))
+			for i, k := range w.ring {
+				w.table[w.find(k)] = int32(i + 1)
+			}
+			return false
+		}
+		w.table[w.find(k)] = int32(len(w.ring))
 		return false
 	}
-	delete(w.seen, w.ring[w.next])
+	w.forget(w.ring[w.next])
 	w.ring[w.next] = k
-	w.next = (w.next + 1) % len(w.ring)
+	w.table[w.find(k)] = int32(w.next + 1)
+	w.next = (w.next + 1) % w.size
 	return false
+}
+
+// find returns the place of a key in the table, or the free one where it belongs.
+func (w *Window) find(k [2]uint64) int {
+	mask := len(w.table) - 1
+	at := int(k[0]) & mask
+	for w.table[at] != 0 && w.ring[w.table[at]-1] != k {
+		at = (at + 1) & mask
+	}
+	return at
+}
+
+// forget takes a key out of the table, and moves up those behind it that would
+// otherwise not be found any more.
+func (w *Window) forget(k [2]uint64) {
+	mask := len(w.table) - 1
+	free := w.find(k)
+	for at := (free + 1) & mask; w.table[at] != 0; at = (at + 1) & mask {
+		home := int(w.ring[w.table[at]-1][0]) & mask
+		if (at-home)&mask >= (at-free)&mask {
+			w.table[free], free = w.table[at], at
+		}
+	}
+	w.table[free] = 0
 }
 
 // Warm reads what stands in the log before an offset, and from start on: the last
@@ -87,7 +126,7 @@ func (w *Window) Warm(ctx context.Context, log *queue.Log, topic string, partiti
 	if err != nil || len(late) == 0 {
 		return err
 	}
-	more := min(int64(cap(w.ring)), warmBytes/max(1, bytes/int64(len(late)))) - int64(len(late))
+	more := min(int64(w.size), warmBytes/max(1, bytes/int64(len(late)))) - int64(len(late))
 	early, _, err := w.keys(ctx, log, topic, partition, max(start, first-queue.Offset(max(0, more))), first)
 	for _, k := range append(early, late...) {
 		w.addKey(k)

@@ -3,8 +3,12 @@ package copies_test
 import (
 	"context"
 	"fmt"
+	"math/rand/v2"
+	"slices"
 	"testing"
 	"time"
+
+	"pgregory.net/rapid"
 
 	"refinersource/internal/broker"
 	"refinersource/internal/copies"
@@ -93,4 +97,26 @@ func TestWarmWindowKnowsWhatCameBefore(t *testing.T) {
 			t.Errorf("record %d is known: %v, want %v", c.i, got, c.known)
 		}
 	}
+}
+
+// A window of any size knows what a list of the last events knows.
+func TestWindowKnowsTheLastEvents(t *testing.T) {
+	t.Parallel()
+	rapid.Check(t, func(t *rapid.T) {
+		size := rapid.IntRange(1, 400).Draw(t, "size")
+		w := copies.New(size)
+		r := rand.New(rand.NewPCG(rapid.Uint64().Draw(t, "seed"), 0))
+		var last []int // distinct, the oldest first
+		for range 4 * size {
+			v := r.IntN(2 * size)
+			known := slices.Contains(last, v)
+			if got := w.Add(record("acme", "", fmt.Sprint(v))); got != known {
+				t.Fatalf("%d is a copy: %v, want %v, of the last %v", v, got, known, last)
+			}
+			if !known {
+				last = append(last, v)
+				last = last[max(0, len(last)-size):]
+			}
+		}
+	})
 }
