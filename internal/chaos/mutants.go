@@ -90,19 +90,19 @@ var scenarios = map[string]scenario{
 	// A worker loses Kafka for longer than its session, and has the receiver still,
 	// and work for it: some tenants are slow.
 	"cut": {
-		o: Options{Duration: 35 * time.Second, Events: 9000},
+		o: Options{Duration: 35 * time.Second, Events: 9000, Fence: 4 * time.Second},
 		plan: []Injection{
 			{At: 6 * time.Second, For: 27 * time.Second, Fault: "F6", Track: "workers"},
 			{At: 2 * time.Second, For: 32 * time.Second, Fault: "F28", Mode: "slow", Track: "receiver", Tenants: []string{"t0000", "t0001", "t0002", "t0004"}},
 		},
 	},
-	// Commits are refused while the last events are delivered; workers are rolled
-	// when they are taken again.
+	// Commits are refused for longer than a worker may go on without; workers are
+	// rolled when they are taken again.
 	"refused": {
-		o: Options{Duration: 6 * time.Second, Events: 2400},
+		o: Options{Duration: 22 * time.Second, Events: 6600, Fence: 4 * time.Second},
 		plan: []Injection{
-			{At: 4 * time.Second, For: 8 * time.Second, Fault: "F17", Mode: "idle", Track: "brokers"},
-			{At: 13 * time.Second, For: 2 * time.Second, Fault: "F3", Track: "workers"},
+			{At: 4 * time.Second, For: 16 * time.Second, Fault: "F17", Mode: "idle", Track: "brokers"},
+			{At: 24 * time.Second, For: 2 * time.Second, Fault: "F3", Track: "workers"},
 		},
 	},
 	// Members join and leave, and workers are rolled.

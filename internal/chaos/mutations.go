@@ -117,7 +117,7 @@ func Mutants() []Mutant {
 				Old:  "\t\t\tfailed[p.Partition] = classify(p.Error)\n",
 				New:  "\t\t\t_ = classify(p.Error)\n",
 			}},
-			Scenario: "refused", Rules: []checker.Rule{checker.Order, checker.Duplicates},
+			Scenario: "refused", Rules: []checker.Rule{checker.Commits, checker.Order, checker.Duplicates},
 		},
 		{
 			Name: "no-fence", Why: "a worker goes on although the group has gone on without it",
@@ -162,8 +162,8 @@ func Mutants() []Mutant {
 			Name: "order-by-arrival-of-copies", Why: "a copy in the log brings old answers back",
 			Edits: []Edit{{
 				File: "internal/copies/copies.go",
-				Old:  "\tif _, again := w.seen[k]; again {\n\t\treturn true\n",
-				New:  "\tif _, again := w.seen[k]; again {\n\t\treturn false\n",
+				Old:  "\tif w.table[w.find(k)] != 0 {\n\t\treturn true\n",
+				New:  "\tif w.table[w.find(k)] != 0 {\n\t\treturn false\n",
 			}},
 			Scenario: "copies", Rules: []checker.Rule{checker.Convergence, checker.Duplicates, checker.Order},
 		},

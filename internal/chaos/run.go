@@ -10,6 +10,7 @@
 package chaos
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -49,6 +50,9 @@ type Options struct {
 	// MaxRepeats is the share of calls that may come again without need, as that of
 	// checker.Options; 0 does not bound it.
 	MaxRepeats float64
+	// Fence is how long after its last commit a worker may begin requests; 0 is 8 s, for
+	// a machine that is busy.
+	Fence time.Duration
 	// Progress is told what happens; nil drops it.
 	Progress func(string)
 
@@ -183,7 +187,7 @@ func runOn(ctx context.Context, o Options, procs *supervisor, free *ports, clust
 	report := r.report()
 	o.say("check the history")
 	var err error
-	if report.Check, err = CheckDir(o.Dir, checker.Options{MaxRepeats: o.MaxRepeats}); err != nil {
+	if report.Check, err = CheckDir(o.Dir, checker.Options{MaxRepeats: o.MaxRepeats, Fence: o.Fence}); err != nil {
 		return nil, err
 	}
 	return report, report.write(o.Dir)
@@ -195,7 +199,7 @@ func CheckDir(dir string, o checker.Options) (checker.Report, error) {
 	if err != nil {
 		return checker.Report{}, fmt.Errorf("load the history: %w", err)
 	}
-	o.ProbeMax, o.ProbeWindow, o.ProbeAfter = probeMax, probeWindow, probeAfter
+	o.ProbeMax, o.ProbeWindow, o.ProbeAfter, o.Fence = probeMax, probeWindow, probeAfter, cmp.Or(o.Fence, fence)
 	return checker.Check(h, o), nil
 }
 
@@ -212,6 +216,9 @@ const (
 	probeWindow = 20 * time.Second
 	probeAfter  = 5 * time.Second
 )
+
+// fence is Options.Fence: a worker has a lease of 1.5 s, and its session takes 12 s.
+const fence = 8 * time.Second
 
 // run is a run under way.
 type run struct {

@@ -38,6 +38,9 @@ type Options struct {
 	ProbeMax    int
 	ProbeWindow time.Duration // 0 is 1 min
 	ProbeAfter  time.Duration // 0 is 30 s
+	// Fence is how long after its last commit that was made a worker may begin
+	// requests, where requests for commits were seen. 0 does not bound it.
+	Fence time.Duration
 	// MaxLatencyRatio bounds the healthy tenants' p99 during the faults to so many
 	// times that from before, or LatencyGrace more, whichever is greater. 0 does
 	// not bound it.
@@ -89,7 +92,7 @@ const (
 	// Convergence: what the receiver ends with is what the log says.
 	Convergence Rule = 7
 	// Commits: none passes an unfinished event that no cursor holds, none goes back,
-	// none is of an old generation.
+	// none is of an old generation, and a worker whose commits are not made sends nothing.
 	Commits Rule = 8
 	// DeadLetters: each is justified by the rules or by an answer.
 	DeadLetters Rule = 9
@@ -150,6 +153,7 @@ func Check(h *History, o Options) Report {
 	if c.index() {
 		c.sent()
 		c.letters()
+		c.generations()
 		c.received()
 		c.commits()
 		c.final()
@@ -192,6 +196,7 @@ type checking struct {
 	held     map[int]position
 
 	late     map[lateness]int64 // the requests that they were
+	made     map[string][]Time  // when each worker asked for commits that were made, in order
 	requests int64
 	applied  int64
 	seen     []int32 // the calls of a request

@@ -21,7 +21,6 @@ func (c *checking) commits() {
 			}
 		}
 	}
-	c.generations()
 	for _, p := range partitions {
 		if part := c.parts[p]; part != nil {
 			w := walk{checking: c, partition: p, part: part, open: make(map[strandID]open)}

@@ -329,6 +329,14 @@ func controls() []control {
 			b.At = a.At
 			w.ask(1, 4, "m4", true, 0)
 		}, checker.Options{}, checker.Commits},
+		{"not made for long, by a worker that goes on", asked(calm), func(w *world) {
+			for i := range w.h.CommitRequests[1:] {
+				w.h.CommitRequests[i+1].Asked[0].Error = 28
+			}
+			for i := range w.h.Received {
+				w.h.Received[i].Worker = "worker-1"
+			}
+		}, checker.Options{Fence: 20 * time.Millisecond}, checker.Commits},
 		{"by another member", asked(calm), func(w *world) { w.ask(1, 3, "m2", true, 0) }, checker.Options{}, checker.Commits},
 		{"by a worker outside of the group", asked(calm), func(w *world) { w.ask(1, -1, "", true, 0) }, checker.Options{}, checker.Commits},
 

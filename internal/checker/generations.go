@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"slices"
 	"sort"
+	"time"
 )
 
 // generations follows the requests for commits: none is made in the name of a
@@ -14,9 +15,13 @@ func (c *checking) generations() {
 	if !c.h.hasCommitRequests() {
 		return
 	}
+	c.made = make(map[string][]Time)
 	g := generations{checking: c, owners: make(map[owner]string), seen: make(map[place]seen)}
 	if err := c.h.eachCommitRequest(g.request); err != nil {
 		c.breach(Recorded, 0, "%v", err)
+	}
+	for _, times := range c.made {
+		slices.Sort(times)
 	}
 	g.compare()
 	c.report.Asked.Generations = len(g.steps)
@@ -75,8 +80,27 @@ func (g *generations) request(r *CommitRequest) {
 		g.seen[at] = n
 	}
 	if made {
+		g.checking.made[r.Worker] = append(g.checking.made[r.Worker], r.At)
 		g.made(r)
 	}
+}
+
+// fenced verifies that a worker begins nothing when none of its commits has been made
+// for long: others may have its partitions, and what it sends would come again. The
+// receiver's time is that of the request, but where the worker or its link stood still.
+func (c *checking) fenced(r *Request) {
+	times := c.made[r.Worker]
+	n, _ := slices.BinarySearch(times, r.Begun)
+	if c.o.Fence <= 0 || n == 0 || r.Begun-times[n-1] <= int64(c.o.Fence) {
+		return
+	}
+	if c.fault(func(f *Fault) bool {
+		return f.At <= r.Begun && f.end() >= times[n-1] && len(f.Tenants) == 0 && f.strikes(r.Worker) && f.ofWorkers()
+	}, Frozen, AnswersLost) >= 0 {
+		return
+	}
+	c.note(Violation{Rule: Commits, Partition: -1, Offset: -1, At: r.Begun},
+		"%s began a request %v after its last commit that was made, over %v", r.Worker, time.Duration(r.Begun-times[n-1]), c.o.Fence)
 }
 
 // owned verifies that a partition has one owner in a generation.

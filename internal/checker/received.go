@@ -56,6 +56,7 @@ func (c *checking) request(r *Request) {
 	}
 	e := &c.events[first]
 	c.polite(r, &c.lanes[e.lane])
+	c.fenced(r)
 	taken := r.Applied > 0 && r.Status/100 == 2
 	if !taken && !refusal(r.Status) || !r.SentAnswer {
 		c.tenants[e.tenant].failed = true
