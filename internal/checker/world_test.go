@@ -183,7 +183,7 @@ func asked(of func(testing.TB) *world) func(testing.TB) *world {
 		w := of(t)
 		for _, k := range w.h.Commits {
 			w.h.CommitRequests = append(w.h.CommitRequests, checker.CommitRequest{
-				At: k.At - int64(10*millisecond), Answered: k.At + int64(10*millisecond), Worker: "worker-1", Generation: 3, Member: "m1",
+				At: k.At - 10*millisecond, Answered: k.At + 10*millisecond, Worker: "worker-1", Generation: 3, Member: "m1",
 				Asked: []checker.CommitPart{{Partition: k.Partition, Offset: k.Offset}},
 			})
 		}

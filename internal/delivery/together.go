@@ -2,6 +2,7 @@ package delivery
 
 import (
 	"context"
+	"slices"
 	"sync"
 	"time"
 
@@ -83,7 +84,7 @@ func (t *together) join(ctx context.Context, tenant *tenantState, parts [][]attr
 
 // newTrip is a trip of one request, which nobody waits for.
 func newTrip(ctx context.Context, parts [][]attribution.Call) *trip {
-	t := &trip{ctx: ctx, requests: 1, parts: parts[:len(parts):len(parts)]}
+	t := &trip{ctx: ctx, requests: 1, parts: slices.Clip(parts)}
 	for _, calls := range parts {
 		t.calls += len(calls)
 		for i := range calls {
