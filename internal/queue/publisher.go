@@ -76,8 +76,8 @@ func (l *Log) Publisher(topic string, o PublisherOptions) *Publisher {
 // Publish appends the record to the partition of its key and returns its position
 // when all in-sync replicas have it (invariant 1, honest 202). Position is ignored
 // in rec; a zero Time is the time of the call. What may pass by waiting is tried
-// again until ctx ends, then the error matches ErrUnavailable and ctx.Err(). Others
-// are ErrTooLarge, ErrRefused and ErrClosed.
+// again until ctx ends, then the error matches ErrUnavailable and ctx.Err(); if it has
+// ended before, nothing is sent. Others are ErrTooLarge, ErrRefused and ErrClosed.
 //
 // An error promises nothing: the record may be in the log, or come into it after
 // Publish returned, and to publish it again may put it there twice. So its bytes
@@ -109,6 +109,9 @@ func (p *Publisher) Publish(ctx context.Context, rec Record) (Position, error) {
 
 // append makes one attempt.
 func (p *Publisher) append(ctx context.Context, rec *Record) (Position, error) {
+	if err := ctx.Err(); err != nil {
+		return Position{}, classify(err) // nobody waits for it
+	}
 	l, err := p.enqueue(ctx, rec)
 	if err != nil {
 		return Position{}, err
