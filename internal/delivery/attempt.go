@@ -99,7 +99,7 @@ func (c *call) admit(ctx context.Context, r *request) (*tenant.Tenant, pass) {
 			c.end(Paused, 0)
 			return nil, p
 		}
-		before := c.d.state.look(c.tenant, t.Endpoint)
+		before := c.d.state.standing(c.tenant, t.Endpoint)
 		if before.wait > 0 {
 			if !c.rest(ctx, r, before) {
 				return nil, p
@@ -151,7 +151,7 @@ func (c *call) admit(ctx context.Context, r *request) (*tenant.Tenant, pass) {
 // rest waits until the receiver may be asked again, or ends the call if that is
 // over its budget. A tenant whose host is down rests for as long as it takes, and
 // looks up now and then.
-func (c *call) rest(ctx context.Context, r *request, before prospect) bool {
+func (c *call) rest(ctx context.Context, r *request, before standing) bool {
 	budget := c.d.o.LaneBudget
 	held := !c.o.Probe && before.held
 	if !held && (c.o.Probe || r.spent+before.wait > budget) {

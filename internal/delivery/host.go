@@ -117,14 +117,13 @@ func (s *state) leaveHost(t *tenantState) {
 // time.
 func (s *state) observe(t *tenantState, failed bool, now time.Time) {
 	h := t.host
-	switch {
-	case t.active == nil:
+	if t.active == nil {
 		t.active = h.active.PushBack(t)
-	case t.failed:
-		h.failing--
-		fallthrough
-	default:
+	} else {
 		h.active.MoveToBack(t.active)
+		if t.failed {
+			h.failing--
+		}
 	}
 	t.failed, t.era, t.lastAt = failed, h.era, now
 	if failed {
@@ -273,8 +272,8 @@ func (s *state) hold(ctx context.Context, t *tenantState, changed func() bool) (
 	return nil, true, context.Cause(ctx)
 }
 
-// earn adds what an accepted request allows; spend holds it to its bound.
-func (h *host) earn() { h.tokens += retryShare }
+// earn adds what accepted requests allow; spend holds it to its bound.
+func (h *host) earn(requests int) { h.tokens += retryShare * float64(requests) }
 
 // spend takes leave for one retry, if there is any.
 func (h *host) spend(now time.Time) bool {

@@ -121,8 +121,8 @@ func (s *state) forget(now time.Time) {
 	}
 }
 
-// record takes in the result of a trip and takes back its pass. It counts once,
-// however many requests travelled.
+// record takes in the result of a trip and takes back its pass, once for all that
+// travelled.
 func (s *state) record(t *tenantState, p pass) {
 	p.end()
 	r := p.trip.result
@@ -148,7 +148,7 @@ func (s *state) record(t *tenantState, p pass) {
 		if len(p.trip.parts) > 1 {
 			t.hungAt = time.Time{}
 		}
-		t.host.earn()
+		t.host.earn(p.trip.requests) // each retries by itself
 	}
 	s.endProbe(p.probe, true, r.RetryAfter)
 	if takes && wasHeld {
@@ -186,24 +186,24 @@ func (s *state) giveBack(p pass) {
 	s.endProbe(p.probe, false, 0)
 }
 
-// prospect is what a request of a tenant has before it.
-type prospect struct {
+// standing is how a tenant stands with its receiver.
+type standing struct {
 	wait time.Duration // the receiver asked for it
 	why  Cause         // it did
 	held bool          // it waits for its host
 }
 
-// look says what a request to an endpoint has before it, and notes that the tenant's
-// requests go there.
-func (s *state) look(t *tenantState, endpoint string) prospect {
+// standing says how a tenant stands with its receiver, and notes that its requests go
+// to that endpoint.
+func (s *state) standing(t *tenantState, endpoint string) standing {
 	s.mu.Lock()
 	defer s.unlock()
 	s.moveTo(t, endpoint)
-	p := prospect{held: t.isHeld()}
+	now := standing{held: t.isHeld()}
 	if !t.notBefore.IsZero() {
-		p.wait, p.why = time.Until(t.notBefore), t.why
+		now.wait, now.why = time.Until(t.notBefore), t.why
 	}
-	return p
+	return now
 }
 
 // hasChanged reports whether an attempt that was let pass has to wait after all.

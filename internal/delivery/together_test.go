@@ -210,3 +210,29 @@ func TestSlowReaderLeavesTheProcessorToOthers(t *testing.T) {
 		calls.Wait()
 	})
 }
+
+// Each request that travelled with others earns what it may need to retry by itself.
+func TestRequestsThatTravelTogetherEarnTheirRetries(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		r := &receiver{answer: always(unreachable)}
+		d := newDeliverer(t, delivery.Options{Sender: r, Writers: 1, MinBackoff: 1})
+		for range 25 { // two retries each, and none is left
+			d.Deliver(t.Context(), ofAcme, partOf("x"), delivery.DeliverOptions{})
+		}
+		lanes := make([][][]attribution.Call, 11)
+		for i := range lanes {
+			lanes[i] = laneParts(fmt.Sprint(i, "-"), 1)
+		}
+		r.took, r.answer, r.got = time.Millisecond, always(ok), nil
+		travel(t.Context(), d, lanes...)
+		if len(r.got) != 2 {
+			t.Fatalf("requests %v, want one that is being written and one of all others", r.got)
+		}
+		r.took, r.answer, r.got = 0, always(unreachable), nil
+		d.Deliver(t.Context(), ofAcme, partOf("x"), delivery.DeliverOptions{})
+		if want := 3; len(r.got) != want {
+			t.Errorf("%d attempts after 11 requests were accepted, want %d", len(r.got), want)
+		}
+	})
+}
