@@ -75,23 +75,28 @@ func (w *Window) addKey(k [2]uint64) bool {
 	if w.table[w.find(k)] != 0 {
 		return true
 	}
-	if len(w.ring) < w.size {
+	at := len(w.ring)
+	if at < w.size {
 		w.ring = append(w.ring, k)
-		if 2*len(w.ring) > len(w.table) {
-			w.table = make([]int32, 2*len(w.table))
-			for i, k := range w.ring {
-				w.table[w.find(k)] = int32(i + 1)
-			}
-			return false
-		}
-		w.table[w.find(k)] = int32(len(w.ring))
-		return false
+		w.grow()
+	} else {
+		at = w.next
+		w.forget(w.ring[at])
+		w.ring[at], w.next = k, (at+1)%w.size
 	}
-	w.forget(w.ring[w.next])
-	w.ring[w.next] = k
-	w.table[w.find(k)] = int32(w.next + 1)
-	w.next = (w.next + 1) % w.size
+	w.table[w.find(k)] = int32(at + 1)
 	return false
+}
+
+// grow makes the table one of which half is free.
+func (w *Window) grow() {
+	if 2*len(w.ring) <= len(w.table) {
+		return
+	}
+	w.table = make([]int32, 2*len(w.table))
+	for i, k := range w.ring {
+		w.table[w.find(k)] = int32(i + 1)
+	}
 }
 
 // find returns the place of a key in the table, or the free one where it belongs.

@@ -272,15 +272,19 @@ func (r *rig) windowBytes() int {
 	if err != nil {
 		r.t.Fatal(err)
 	}
-	inMemory, inLog := 640+len(value), len(value)+envelopeBytes
+	inMemory, inLog := eventBytes+len(value), len(value)+envelopeBytes
 	for i := range made.Calls {
 		inMemory += 2 * made.Calls[i].Size()
 	}
 	return int(float64(r.model.Window) / (1/float64(inMemory) + 1/float64(2*8*inLog)))
 }
 
-// envelopeBytes is about what a record has beside its value.
-const envelopeBytes = 140
+const (
+	// eventBytes is that of package worker.
+	eventBytes = 640
+	// envelopeBytes is about what a record has beside its value.
+	envelopeBytes = 140
+)
 
 func (r *rig) event(tenant, user, number int) []byte {
 	return fmt.Appendf(nil, `{"remote_id":"user-%[2]d","account":{"remote_id":"acc","attributes":{"number":0}},`+

@@ -197,9 +197,14 @@ func (s suite) endedContext(t *testing.T) {
 	topic := s.topic(t, l, 1, nil)
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	_, err := publisher(t, l, topic, queue.PublisherOptions{}).Publish(ctx, queue.Record{})
+	p := publisher(t, l, topic, queue.PublisherOptions{})
+	_, err := p.Publish(ctx, queue.Record{})
 	wantClass(t, err, queue.ErrUnavailable)
 	wantClass(t, err, context.Canceled)
+	publish(t, p, "of one who waits")
+	if got := values(read(t, l.Reader(topic, 0, 0, queue.ReaderOptions{}), 1)); got[0] != "of one who waits" {
+		t.Errorf("first record: got %q, and nobody waited for it", got[0])
+	}
 	_, err = l.Reader(topic, 0, 0, queue.ReaderOptions{}).Next(ctx)
 	wantClass(t, err, queue.ErrUnavailable)
 	wantClass(t, err, context.Canceled)
