@@ -200,6 +200,17 @@ func TestWhatThePromiseAllowsForIsNoBreach(t *testing.T) {
 			w.ask(0, 4, "m2", true, 0)
 			w.ask(1, 4, "m1", true, 0)
 		}, checker.Options{}, func(r *checker.Report) int { return r.Asked.Generations }, 2},
+		{"a request of long after the last commit, whose link stood still", asked(calm), func(w *world) {
+			w.h.Faults = append(w.h.Faults, checker.Fault{At: w.now, Until: w.now + 20*second, Fault: "F7", Target: "worker-1"})
+			w.pass(20 * second)
+			before := len(w.h.Received)
+			w.deliver(w.event("acme", "u9", "late", 1))
+			for i := range w.h.Received[before:] {
+				w.h.Received[before+i].Worker = "worker-1"
+			}
+			w.ask(0, 3, "m1", true, 0)
+			w.ask(1, 3, "m1", true, 0)
+		}, checker.Options{Fence: 8 * time.Second}, func(r *checker.Report) int { return r.Asked.Generations }, 1},
 		{"an operator's commit", asked(calm), func(w *world) {
 			w.h.Faults = append(w.h.Faults, checker.Fault{At: w.now, Until: w.now + second, Fault: "reset", Effects: []checker.Effect{checker.Rewind}})
 			w.commit(0, w.ends[0])

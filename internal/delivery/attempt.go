@@ -58,7 +58,7 @@ func (c *call) send(ctx context.Context, r *request) (t *tenant.Tenant, began ti
 		trip := p.trip
 		if !p.joined {
 			trip.send(ctx, c.d.o.Sender, segment.Target{Endpoint: t.Endpoint, WriteKey: t.WriteKey, StrictBody: t.StrictBody, Written: p.written})
-			c.d.state.record(c.tenant, p)
+			c.d.state.record(c.tenant, p) // before others go on: what the receiver asked for is asked of all
 			trip.end()
 		}
 		r.last = trip.result

@@ -131,6 +131,36 @@ func TestAttemptIsOnePostOfAllCallsInTheirOrder(t *testing.T) {
 	}
 }
 
+// What one attempt was made of stays out of the next.
+func TestEachAttemptHasAnEnvelopeOfItsOwn(t *testing.T) {
+	t.Parallel()
+	var bodies []string
+	client, to := serve(t, func(_ http.ResponseWriter, r *http.Request) {
+		body, err := io.ReadAll(r.Body)
+		if err != nil {
+			t.Error(err)
+		}
+		bodies = append(bodies, string(body))
+	}, segment.Options{})
+	seen := make(map[string]bool)
+	for n := range 10 {
+		if got := client.Send(t.Context(), to, calls(n+1)); got.Class != segment.Accepted {
+			t.Fatalf("attempt %d: %+v", n, got)
+		}
+		var batch struct {
+			MessageID string           `json:"messageId"`
+			Batch     []jsontext.Value `json:"batch"`
+		}
+		if err := json.Unmarshal([]byte(bodies[n]), &batch); err != nil {
+			t.Fatal(err)
+		}
+		if seen[batch.MessageID] || len(batch.Batch) != n+1 {
+			t.Errorf("attempt %d: the batch's id %s and %d calls, want an id of its own and %d calls", n, batch.MessageID, len(batch.Batch), n+1)
+		}
+		seen[batch.MessageID] = true
+	}
+}
+
 func TestAttemptEndsWithinItsTimeout(t *testing.T) {
 	t.Parallel()
 	for name, tt := range map[string]struct {

@@ -484,6 +484,63 @@ func TestRotatedWriteKeyIsUsedForWhatWaits(t *testing.T) {
 	})
 }
 
+// A request that is tried again goes under the key that is in force then.
+func TestRotatedWriteKeyIsUsedForTheNextAttempt(t *testing.T) {
+	t.Parallel()
+	inBubble(t, func(t *testing.T, w *world) {
+		before, err := tenant.NewRegistry(tenant.Tenant{
+			ID: "acme", WriteKey: tenant.NewSecret("stale"), Endpoint: "http://receiver.invalid",
+			Rules: attribution.DefaultRules(), Pairing: tenant.Strict,
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		var inForce atomic.Pointer[tenant.Registry]
+		inForce.Store(before)
+		stale := 0
+		w.receiver.answer = func(key tenant.ID, _ []attribution.Call) segment.Result {
+			if key != "stale" {
+				return segment.Result{}
+			}
+			stale++
+			inForce.Store(w.tenants)
+			return segment.Result{Class: segment.Transient, Status: 503}
+		}
+		m := w.join(func(o *worker.Options) { o.Tenants = inForce.Load })
+		w.publish("acme", "ann")
+		w.until("it to be committed", func() bool { return w.settled() })
+		if stale != 1 {
+			t.Errorf("%d requests under the key that was replaced by the first, want that one", stale)
+		}
+		m.terminate()
+	})
+}
+
+// A dead letter tells which trace its event is part of.
+func TestDeadLetterHasTheTraceOfItsEvent(t *testing.T) {
+	t.Parallel()
+	inBubble(t, func(t *testing.T, w *world) {
+		const trace = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
+		_, err := w.events.Publish(t.Context(), queue.Record{
+			Value: []byte("no JSON"),
+			Headers: []queue.Header{
+				{Key: queue.HeaderTenant, Value: []byte("acme")},
+				{Key: queue.HeaderSource, Value: []byte(survey.SurveyEvent)},
+				{Key: queue.HeaderTraceparent, Value: []byte(trace)},
+			},
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		m := w.join()
+		w.until("it to be committed", func() bool { return w.settled() })
+		m.terminate()
+		if letters := w.letters(); len(letters) != 1 || letters[0].Traceparent != trace {
+			t.Errorf("letters %+v, want one of the trace %s", letters, trace)
+		}
+	})
+}
+
 // Pairing batch: identify and group travel side by side.
 func TestBatchPairingSendsBothInOneRequest(t *testing.T) {
 	t.Parallel()
