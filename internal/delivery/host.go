@@ -223,9 +223,9 @@ func (s *state) isHeld(t *tenantState) bool {
 }
 
 // isHeld reports whether its host's breaker is open, and its own last request
-// failed since that was last closed.
+// failed since that was last closed. One that is sent nothing has no host.
 func (t *tenantState) isHeld() bool {
-	return t.host.open && t.failed && t.era >= t.host.era-1
+	return t.host != nil && t.host.open && t.failed && t.era >= t.host.era-1
 }
 
 // HostIsDown reports whether the tenant's requests wait for its host.

@@ -606,3 +606,18 @@ func messageIDs(calls []attribution.Call) []string {
 	}
 	return ids
 }
+
+// A tenant that is kept because it was refused last, and has been sent nothing for
+// long, is one of no host.
+func TestHostOfATenantThatIsSentNothingIsNotDown(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		d := newDeliverer(t, delivery.Options{Sender: &receiver{answer: always(refused)}})
+		d.Deliver(t.Context(), ofAcme, parts(1), delivery.DeliverOptions{})
+		time.Sleep(time.Hour)
+		d.Deliver(t.Context(), named("other", "http://receiver.invalid"), parts(1), delivery.DeliverOptions{})
+		if id := ofAcme().ID; d.HostIsDown(id) {
+			t.Errorf("the host of %s is said to be down", id)
+		}
+	})
+}
