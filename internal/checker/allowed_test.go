@@ -259,6 +259,10 @@ func TestWhatThePromiseAllowsForIsNoBreach(t *testing.T) {
 			w.deliver(e)
 		}, checker.Options{}, func(r *checker.Report) int { return r.Repeats.Takeover + r.Repeats.Continued }, 2},
 		{"a copy of what retention took", calm, trimmedCopy, checker.Options{}, func(r *checker.Report) int { return r.Repeats.Copies }, 2},
+		{"a copy of what was given up and retention took", calm, func(w *world) {
+			w.trim = true
+			copyOfGivenUp(w)
+		}, checker.Options{}, func(r *checker.Report) int { return r.Ended.Copies }, 2},
 		{"done behind a cursor whose event retention took", calm, func(w *world) {
 			tear(w, true)
 		}, checker.Options{}, func(r *checker.Report) int { return r.Repeats.Forgotten + r.Repeats.Continued }, 2},
@@ -414,6 +418,19 @@ func trimmedCopy(w *world) {
 	w.post("acme", "survey-event", "u7", w.h.Log[len(w.h.Log)-1].Value)
 	w.deliver(e)
 	w.trim = true
+}
+
+// copyOfGivenUp gives an event up, delivers the next one, and then a copy of the first.
+func copyOfGivenUp(w *world) {
+	a := w.event("acme", "u7", "a", 1)
+	body := w.h.Log[len(w.h.Log)-1].Value
+	b := w.event("acme", "u7", "b", 2)
+	w.request(a.tenant, answer{status: 400}, a.calls[0])
+	w.letter(a, "rejected", 400)
+	w.deliver(b)
+	w.h.Faults = append(w.h.Faults, checker.Fault{At: w.now, Fault: "F38"})
+	w.post("acme", "survey-event", "u7", body)
+	w.deliver(a)
 }
 
 // tear has an event wait behind a cursor, and another one delivered that is sent

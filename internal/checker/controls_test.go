@@ -246,6 +246,7 @@ func controls() []control {
 			w.deliver(b)
 			w.deliver(a)
 		}, checker.Options{}, checker.Order},
+		{"given up, and delivered as a copy although retention took nothing", calm, copyOfGivenUp, checker.Options{}, checker.Order},
 
 		{"given up, committed, and sent after a kill", calm, func(w *world) {
 			a, b := w.event("acme", "u7", "a", 1), w.event("acme", "u7", "b", 2)

@@ -36,6 +36,10 @@ func (c *checking) apply(r *Request, at int32, early bool) {
 		// It was given up, and the commit that says so is not there: the sequence
 		// begins anew with it.
 		k.next = cl.seq + 1
+	case e.letter && c.again[at] > 0:
+		// It was given up, and came again when nobody could know that any more.
+		c.again[at]--
+		stray = true
 	default:
 		// The overtaking has been reported, but for what was given up.
 		if e.letter && !early && !c.isLate(r, e) && !c.any(Rewind) {
