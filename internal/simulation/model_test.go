@@ -87,13 +87,12 @@ func TestModelKnowsWhatLimitsTheWorker(t *testing.T) {
 // their bursts only that they take up to half as long again.
 func TestModelKnowsHowLongABurstTakes(t *testing.T) {
 	t.Parallel()
-	for _, latency := range []time.Duration{20 * time.Millisecond, 100 * time.Millisecond, 300 * time.Millisecond} {
+	for latency, burst := range map[time.Duration]int{20 * time.Millisecond: 2000, 100 * time.Millisecond: 2000, 300 * time.Millisecond: 1000} {
 		t.Run(latency.String(), func(t *testing.T) {
 			t.Parallel()
 			m := usual(latency)
 			m.Arrival = m.Capacity() / 2
 			inBubble(t, m, func(t *testing.T, r *rig) {
-				const burst = 1000
 				arriving, stop := context.WithCancel(t.Context())
 				var sending sync.WaitGroup
 				sending.Go(func() { r.arrive(arriving, m.Arrival) })
@@ -101,15 +100,21 @@ func TestModelKnowsHowLongABurstTakes(t *testing.T) {
 				defer stop()
 				time.Sleep(20 * latency)
 				held(t, "delivery without a backlog, seconds", m.Delivery().Seconds(), r.quantile(0, 0.5).Seconds())
-				began := time.Since(r.began)
-				r.publish(burst)
-				// The last of it is lost in the noise of what goes on to come.
-				for float64(r.backlog()) > m.Arrival*m.Delivery().Seconds()+burst/10 {
-					time.Sleep(latency / 10)
+				var gone, p99 []time.Duration
+				for range 3 { // one burst alone has its luck
+					began := time.Since(r.began)
+					r.publish(burst)
+					// The last of it is lost in the noise of what goes on to come.
+					for float64(r.backlog()) > m.Arrival*m.Delivery().Seconds()+float64(burst)/10 {
+						time.Sleep(latency / 10)
+					}
+					gone = append(gone, time.Since(r.began)-began)
+					p99 = append(p99, r.quantile(began, 0.99))
+					time.Sleep(m.Drain(burst))
 				}
-				held(t, "nine tenths of the backlog gone after, seconds", m.Drain(burst*9/10).Seconds(), (time.Since(r.began) - began).Seconds())
-				_, p99 := m.Wait(burst)
-				held(t, "p99 from the burst on, seconds", p99.Seconds(), r.quantile(began, 0.99).Seconds())
+				held(t, "nine tenths of the backlog gone after, seconds", m.Drain(burst*9/10).Seconds(), median(gone))
+				_, last := m.Wait(burst)
+				held(t, "p99 from the burst on, seconds", last.Seconds(), median(p99))
 			})
 		})
 	}
@@ -137,6 +142,11 @@ func TestModelKnowsWhatFailingTenantsCostOthers(t *testing.T) {
 			})
 		})
 	}
+}
+
+func median(of []time.Duration) float64 {
+	slices.Sort(of)
+	return of[len(of)/2].Seconds()
 }
 
 // inBubble runs a test in virtual time, with workers that have joined.
