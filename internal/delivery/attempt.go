@@ -57,7 +57,7 @@ func (c *call) send(ctx context.Context, r *request) (t *tenant.Tenant, began ti
 		}
 		trip := p.trip
 		if !p.joined {
-			trip.send(ctx, c.d.o.Sender, segment.Target{Endpoint: t.Endpoint, WriteKey: t.WriteKey, StrictBody: t.StrictBody, Written: p.written})
+			trip.send(ctx, c.d.o.Sender, segment.Target{Endpoint: t.Endpoint, WriteKey: t.WriteKey, StrictBody: t.StrictBody, Written: p.write})
 			c.d.state.record(c.tenant, p) // before others go on: what the receiver asked for is asked of all
 			trip.end()
 		}
@@ -77,7 +77,7 @@ func (c *call) send(ctx context.Context, r *request) (t *tenant.Tenant, began ti
 type pass struct {
 	slot    *slot
 	probe   *probe
-	turn    func() // ends it; nil where there is none
+	turn    *turn  // nil where none is asked
 	written func() // tells that the request is; nil where that is not asked
 	trip    *trip  // on which it travels
 	joined  bool   // another sends for it
@@ -121,7 +121,7 @@ func (c *call) admit(ctx context.Context, r *request) (*tenant.Tenant, pass) {
 				p.turn, err = c.d.turns.take(ctx, r.calls)
 			}
 			if err == nil && p.probe == nil && !c.o.Probe && !r.alone && r.attempts == 0 {
-				if p.trip, p.joined = c.d.together.join(ctx, c.tenant, c.selected(r.parts)); p.joined && p.trip.made {
+				if p.trip, p.joined = c.d.together.join(ctx, c.tenant, c.selected(r.parts), p.turn); p.joined && p.trip.made {
 					p.end()
 					return c.to(), p
 				}

@@ -57,9 +57,9 @@ type Options struct {
 	// take long (invariant 8). One tenant has at most a quarter of either
 	// (invariant 5). A pause or a wait takes none. SlowSlots is Slots by default.
 	Slots, SlowSlots int
-	// TurnCalls bounds the calls of what catches up that have just begun to travel, so
-	// that live traffic goes first; a request counts as 16 more. By default 64 for each
-	// processor.
+	// TurnCalls bounds the calls of what catches up that are being written, so that live
+	// traffic goes first; a request counts as 16 more. By default 64 for each processor.
+	// What catches up has at most three quarters of the Slots.
 	TurnCalls int
 	// Writers bounds the requests that are being encoded and written, so that under
 	// load those of one tenant travel together; 0 does not bound them.
@@ -248,5 +248,5 @@ func New(o Options) (*Deliverer, error) {
 		return nil, err
 	}
 	o = o.withDefaults()
-	return &Deliverer{o: o, state: newState(o), turns: newTurns(o.TurnCalls), together: newTogether(o.Writers)}, nil
+	return &Deliverer{o: o, state: newState(o), turns: newTurns(o.TurnCalls, o.Slots), together: newTogether(o.Writers)}, nil
 }

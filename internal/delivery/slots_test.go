@@ -18,6 +18,7 @@ import (
 // its id without the digits, and counts what is under way.
 type gauge struct {
 	takes map[string]time.Duration
+	reads map[string]time.Duration // until then nothing is written; all the time if it is 0
 
 	mu                   sync.Mutex
 	busy, most, done     map[string]int
@@ -36,6 +37,11 @@ func (g *gauge) Send(ctx context.Context, to segment.Target, _ []attribution.Cal
 	g.most[kind], g.mostInAll = max(g.most[kind], g.busy[kind]), max(g.mostInAll, g.busyInAll)
 	takes := g.takes[kind]
 	g.mu.Unlock()
+	if reads := g.reads[kind]; reads > 0 {
+		time.Sleep(reads)
+		to.Written()
+		takes -= reads
+	}
 	select {
 	case <-ctx.Done():
 	case <-time.After(takes):
@@ -259,20 +265,25 @@ func TestIdleTenantsAreForgotten(t *testing.T) {
 	})
 }
 
-// What catches up begins so much at a time, and live traffic does not wait for it;
-// a receiver that takes long holds up no other who catches up.
+// Of what catches up so much is written at a time, it leaves slots free, and live
+// traffic does not wait for it; a receiver that takes long holds up no other who catches
+// up, for longer than its request is written.
 func TestCatchUpLeavesRoomForLiveTraffic(t *testing.T) {
 	t.Parallel()
 	for _, c := range []struct {
-		takes time.Duration
-		most  int
+		takes, reads time.Duration
+		slots, most  int
 	}{
-		{90 * time.Millisecond, 2},   // quick: as many as there are turns
-		{450 * time.Millisecond, 10}, // slow: a turn is over before the answer is there
+		{90 * time.Millisecond, 0, 0, 2},                      // as many as there are turns
+		{450 * time.Millisecond, 0, 0, 10},                    // a turn is over before it is written
+		{90 * time.Millisecond, 9 * time.Millisecond, 0, 20},  // it is written before it is answered
+		{90 * time.Millisecond, 9 * time.Millisecond, 16, 12}, // a quarter of the slots is for live traffic
+		{3 * time.Second, 9 * time.Millisecond, 16, 20},       // but none of who is among the slow ones
 	} {
 		synctest.Test(t, func(t *testing.T) {
 			g := newGauge(map[string]time.Duration{"late": c.takes, "live": 10 * time.Millisecond})
-			d := newDeliverer(t, delivery.Options{Sender: g, TurnCalls: 2 * (16 + 1)})
+			g.reads = map[string]time.Duration{"late": c.reads}
+			d := newDeliverer(t, delivery.Options{Sender: g, Slots: c.slots, TurnCalls: 2 * (16 + 1)})
 			var calls sync.WaitGroup
 			for i := range 20 {
 				calls.Go(func() {
@@ -289,8 +300,34 @@ func TestCatchUpLeavesRoomForLiveTraffic(t *testing.T) {
 			}
 			calls.Wait()
 			if g.most["late"] != c.most || g.done["late"] != 20 {
-				t.Errorf("of those who catch up %d were under way at once, and %d ended; want %d and 20", g.most["late"], g.done["late"], c.most)
+				t.Errorf("%v, written after %v: of those who catch up %d were under way at once, and %d ended; want %d and 20", c.takes, c.reads, g.most["late"], g.done["late"], c.most)
 			}
 		})
 	}
+}
+
+// Who travels on another's request has its turn until that is written.
+func TestTurnOfWhoTravelsTogetherIsOverWhenItIsWritten(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		g := newGauge(map[string]time.Duration{"one": 50 * time.Millisecond, "others": time.Second})
+		g.reads = map[string]time.Duration{"one": time.Millisecond}
+		d := newDeliverer(t, delivery.Options{Sender: g, Slots: 8, TurnCalls: 4 * (16 + 1)})
+		var calls sync.WaitGroup
+		begin := func(name string) {
+			calls.Go(func() { d.Deliver(t.Context(), named(name, aHost), parts(1), delivery.DeliverOptions{CatchUp: true}) })
+			synctest.Wait()
+		}
+		for range 4 { // two have the tenant's slots, and two wait for one together
+			begin("one")
+		}
+		for i := range 4 { // each has its turn for long
+			begin(fmt.Sprint("others", i))
+		}
+		time.Sleep(60 * time.Millisecond)
+		if g.busy["one"] != 1 || g.busy["others"] != 4 {
+			t.Errorf("%d and %d requests are under way, want 1 and 4", g.busy["one"], g.busy["others"])
+		}
+		calls.Wait()
+	})
 }

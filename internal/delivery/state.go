@@ -167,13 +167,22 @@ func causeOf(c segment.Class) Cause {
 	}
 }
 
-// end ends what an attempt takes of others' processors.
+// end ends what an attempt takes of others' processors and slots, but for its own slot.
 func (p *pass) end() {
-	if p.turn != nil {
-		p.turn()
-	}
+	p.write()
+	p.turn.end()
+}
+
+// write ends what it takes of others' processors: the request is written.
+func (p *pass) write() {
+	p.turn.written()
 	if p.written != nil {
 		p.written()
+	}
+	if p.trip != nil && !p.joined {
+		for _, t := range p.trip.turns {
+			t.written()
+		}
 	}
 }
 

@@ -55,6 +55,7 @@ type trip struct {
 	parts    [][]attribution.Call
 	calls    int // of all parts
 	bytes    int
+	turns    []*turn // of who joined
 
 	over   chan struct{} // closed when the rest is known
 	made   bool          // the attempt was made
@@ -65,13 +66,18 @@ type trip struct {
 
 // join takes a request along on the tenant's trip that has not begun, and waits until
 // that is over. If there is none, the caller has a trip of its own: it must begin or
-// cancel it, and others may join until then.
-func (t *together) join(ctx context.Context, tenant *tenantState, parts [][]attribution.Call) (_ *trip, joined bool) {
+// cancel it, and others may join until then. The turn, or nil, lasts until the trip is
+// written.
+func (t *together) join(ctx context.Context, tenant *tenantState, parts [][]attribution.Call, turn *turn) (_ *trip, joined bool) {
 	own := newTrip(ctx, parts)
 	t.mu.Lock()
 	if o := t.open[tenant]; o != nil && o.ctx == ctx && o.calls+own.calls <= maxTripCalls && o.bytes+own.bytes <= maxTripBytes {
 		o.requests++
 		o.parts, o.calls, o.bytes = append(o.parts, parts...), o.calls+own.calls, o.bytes+own.bytes
+		if turn != nil {
+			turn.joined()
+			o.turns = append(o.turns, turn)
+		}
 		t.mu.Unlock()
 		<-o.over // soon after ctx, which is that of all
 		return o, true

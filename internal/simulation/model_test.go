@@ -149,6 +149,25 @@ func median(of []time.Duration) float64 {
 	return of[len(of)/2].Seconds()
 }
 
+// A receiver that was slow for a while, so that cursors passed all lanes, is caught up
+// with at the rate that the model knows: many lanes with few events each take no longer
+// for being behind.
+func TestModelKnowsTheRateOfLanesThatWerePassed(t *testing.T) {
+	t.Parallel()
+	m := usual(100 * time.Millisecond)
+	m.Tenants, m.Users = 100, 100
+	inBubble(t, m, func(t *testing.T, r *rig) {
+		const events = 6000
+		r.slow = time.Since(r.began) + 2*slowAnswer
+		r.publish(events)
+		r.await(events)
+		held(t, "events/s", m.Capacity(), r.rate())
+	})
+}
+
+// slowAnswer is long enough for a lane to be passed.
+const slowAnswer = simulation.Passed * 3 / 2
+
 // inBubble runs a test in virtual time, with workers that have joined.
 func inBubble(t *testing.T, m simulation.Model, test func(t *testing.T, r *rig)) {
 	t.Helper()
@@ -172,6 +191,7 @@ type rig struct {
 	tenants *tenant.Registry
 	began   time.Time
 	ended   []func()
+	slow    time.Duration // until then since began, answers take slowAnswer
 	fails   time.Duration // how long a receiver takes to fail; 0 is as long as to answer
 
 	mu     sync.Mutex // never held across a wait
@@ -360,6 +380,9 @@ func (r *rig) Send(ctx context.Context, to segment.Target, calls []attribution.C
 	r.mu.Lock()
 	takes := time.Duration((0.5 + r.random.Float64()) * float64(r.model.Latency))
 	r.mu.Unlock()
+	if time.Since(r.began) < r.slow {
+		takes = slowAnswer
+	}
 	if fails && r.fails > 0 {
 		takes = r.fails
 	}
