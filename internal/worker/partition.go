@@ -24,9 +24,13 @@ const (
 	cursorsToSpare = lane.MaxCursors / 2
 )
 
-// fetchPart is the part of a window, one in so many, that a fetch asks for. Its events
-// take some four times as much.
-const fetchPart = 8
+// fetchPart is the part of a window, one in so many, that a fetch asks for, and
+// portionPart the part by which a window may overrun. An event takes some four times
+// the bytes of its record.
+const (
+	fetchPart   = 8
+	portionPart = 8
+)
 
 // partition drives one partition's lanes. One goroutine owns the state machine;
 // one fetches and decides, one reads again for lanes that are behind, each request
@@ -468,30 +472,53 @@ func (p *partition) fetch(ctx context.Context, out chan<- fetched) {
 		if r.Offset() == before {
 			continue
 		}
-		f := fetched{events: make([]*event, 0, len(b.Records)), next: lane.Offset(r.Offset())}
-		tenants, skips := p.w.o.Tenants(), *p.skips.Load()
-		for i := range b.Records {
-			e := newEvent(b.Records[i])
-			e.copied = known.Add(&e.record)
-			if !p.replay.includes(&e.record, true) {
-				continue
-			}
-			if e.redriven, err = redrive.Read(ctx, p.w.o.Log, b.Records[:i+1]); err != nil {
+		for records := b.Records; ; {
+			n, f, err := p.portion(ctx, known, records)
+			if err != nil {
 				if ctx.Err() == nil {
 					p.log.Error("stop reading the partition; see `topics check`", zap.Error(err))
 					<-ctx.Done()
 				}
 				return
 			}
-			// What will be skipped need not be decided; it is when it comes again.
-			if _, skip := skips[e.owner]; !skip {
-				p.decide(e, tenants)
+			clear(records[:n]) // the events have them now
+			if records = records[n:]; len(records) == 0 {
+				f.next = lane.Offset(r.Offset())
 			}
-			f.events = append(f.events, e)
-		}
-		select {
-		case out <- f:
-		case <-ctx.Done():
+			select {
+			case out <- f:
+			case <-ctx.Done():
+			}
+			if len(records) == 0 {
+				break
+			}
 		}
 	}
+}
+
+// portion decides what the first of these records make, as many as a part of the window
+// takes: what waits beside it is not yet decided, which would make much more of it.
+func (p *partition) portion(ctx context.Context, known *copies.Window, records []queue.Record) (n int, f fetched, err error) {
+	tenants, skips, bytes := p.w.o.Tenants(), *p.skips.Load(), 0
+	for n < len(records) && bytes < p.limits.WindowBytes/portionPart {
+		e := newEvent(records[n])
+		n++
+		e.copied = known.Add(&e.record)
+		if !p.replay.includes(&e.record, true) {
+			continue
+		}
+		if e.redriven, err = redrive.Read(ctx, p.w.o.Log, records[:n]); err != nil {
+			return n, f, err
+		}
+		// What will be skipped need not be decided; it is when it comes again.
+		if _, skip := skips[e.owner]; !skip {
+			p.decide(e, tenants)
+		}
+		bytes += e.bytes
+		f.events = append(f.events, e)
+	}
+	if n > 0 {
+		f.next = lane.Offset(records[n-1].Offset) + 1
+	}
+	return n, f, nil
 }

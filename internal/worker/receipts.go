@@ -17,7 +17,7 @@ import (
 const (
 	// bundleBytes is how much of receipts is written without waiting for a commit, if
 	// that is not more than half of what may wait.
-	bundleBytes = 256 << 10
+	bundleBytes = 128 << 10
 	// minReceiptBytes is the least that a partition's receipts may take before events
 	// wait; beyond it, it is a part of the window.
 	minReceiptBytes = 64 << 10

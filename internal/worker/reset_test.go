@@ -139,7 +139,7 @@ func TestResetBackWhileTenantsWait(t *testing.T) {
 				w.publishAll(4, 2)
 				m := w.start(small)
 				w.until("the user to be set apart", func() bool { return len(w.apart()) > 0 })
-				time.Sleep(20 * time.Second)
+				time.Sleep(2 * time.Second)
 				failing.Store(true)
 				time.Sleep(20 * time.Second)
 				m.terminate()
@@ -147,6 +147,9 @@ func TestResetBackWhileTenantsWait(t *testing.T) {
 					t.Fatal("the user is not set apart any more")
 				}
 				held := len(w.allCursors())
+				if held < 2 {
+					t.Fatal("its tenant is not suspended")
+				}
 				is := w.reset(to)
 				if len(w.apart()) > 0 || len(w.allCursors()) >= held {
 					t.Errorf("of %d cursors these are left: %+v", held, w.allCursors())

@@ -43,7 +43,7 @@ const (
 )
 
 // DefaultMemory is what the windows of all partitions of a worker may take together.
-const DefaultMemory = 16 << 20
+const DefaultMemory = 20 << 20
 
 // minWindowBytes is what the window of a partition may take however many there are.
 const minWindowBytes = 256 << 10
@@ -239,7 +239,7 @@ func New(o Options) (*Worker, error) {
 	o.Delivery.Notify, o.Delivery.NotifyHost = w.attempted, w.hostChanged
 	o.Delivery.Pace, o.Delivery.Gate = w.pace.wait, w.gate
 	if o.Delivery.Writers == 0 {
-		o.Delivery.Writers = runtime.GOMAXPROCS(0)
+		o.Delivery.Writers = max(1, runtime.GOMAXPROCS(0)/2)
 	}
 	var err error
 	if w.deliverer, err = delivery.New(o.Delivery); err != nil {
