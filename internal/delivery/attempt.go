@@ -117,8 +117,13 @@ func (c *call) admit(ctx context.Context, r *request) (*tenant.Tenant, pass) {
 			}
 		}
 		if err == nil && !changed() {
-			if err = c.d.o.Pace(ctx, t, r.calls, c.o.CatchUp); err == nil && c.o.CatchUp && !c.o.Probe {
+			err = c.d.o.Pace(ctx, t, r.calls, c.o.CatchUp)
+			switch {
+			case err != nil || c.o.Probe:
+			case c.o.CatchUp:
 				p.turn, err = c.d.turns.take(ctx, r.calls)
+			default:
+				c.d.turns.sawLive()
 			}
 			if err == nil && p.probe == nil && !c.o.Probe && !r.alone && r.attempts == 0 {
 				if p.trip, p.joined = c.d.together.join(ctx, c.tenant, c.selected(r.parts), p.turn); p.joined && p.trip.made {

@@ -57,8 +57,8 @@ type Options struct {
 	// take long (invariant 8). One tenant has at most a quarter of either
 	// (invariant 5). A pause or a wait takes none. SlowSlots is Slots by default.
 	Slots, SlowSlots int
-	// TurnCalls bounds the calls of what catches up that are being written, so that live
-	// traffic goes first; a request counts as 16 more. By default 64 for each processor.
+	// TurnCalls bounds the calls of what catches up that are being written, and of those
+	// that have just been while there is live traffic, so that this goes first; a request counts as 16 more. By default 64 for each processor.
 	// What catches up has at most three quarters of the Slots.
 	TurnCalls int
 	// Writers bounds the requests that are being encoded and written, so that under
@@ -238,9 +238,13 @@ type Source func() *tenant.Tenant
 type Deliverer struct {
 	o        Options
 	state    *state
-	turns    turns
+	turns    *turns
 	together *together
 }
+
+// IsLive reports whether something that does not catch up was sent a moment ago: then
+// what else takes processors is to leave some to that.
+func (d *Deliverer) IsLive() bool { return d.turns.isLive() }
 
 // New returns a Deliverer.
 func New(o Options) (*Deliverer, error) {

@@ -276,7 +276,7 @@ func TestCatchUpLeavesRoomForLiveTraffic(t *testing.T) {
 	}{
 		{90 * time.Millisecond, 0, 0, 2},                      // as many as there are turns
 		{450 * time.Millisecond, 0, 0, 10},                    // a turn is over before it is written
-		{90 * time.Millisecond, 9 * time.Millisecond, 0, 20},  // it is written before it is answered
+		{90 * time.Millisecond, 2 * time.Millisecond, 0, 20},  // it is written before it is answered
 		{90 * time.Millisecond, 9 * time.Millisecond, 16, 12}, // a quarter of the slots is for live traffic
 		{3 * time.Second, 9 * time.Millisecond, 16, 20},       // but none of who is among the slow ones
 	} {
@@ -330,4 +330,30 @@ func TestTurnOfWhoTravelsTogetherIsOverWhenItIsWritten(t *testing.T) {
 		}
 		calls.Wait()
 	})
+}
+
+// While there is live traffic, a turn goes on after its request was written.
+func TestTurnGoesOnWhereThereIsLiveTraffic(t *testing.T) {
+	t.Parallel()
+	for live, most := range map[bool]int{false: 10, true: 3} {
+		synctest.Test(t, func(t *testing.T) {
+			g := newGauge(map[string]time.Duration{"late": 90 * time.Millisecond, "live": 10 * time.Millisecond})
+			g.reads = map[string]time.Duration{"late": 5 * time.Millisecond}
+			d := newDeliverer(t, delivery.Options{Sender: g, TurnCalls: 16 + 100})
+			if live {
+				d.Deliver(t.Context(), named("live", aHost), parts(1), delivery.DeliverOptions{})
+			}
+			var calls sync.WaitGroup
+			for i := range 10 {
+				calls.Go(func() {
+					d.Deliver(t.Context(), named(fmt.Sprint("late", i), aHost), parts(100), delivery.DeliverOptions{CatchUp: true})
+				})
+			}
+			time.Sleep(70 * time.Millisecond)
+			if g.busy["late"] != most {
+				t.Errorf("live traffic %v: after 70 ms %d requests are under way, want %d", live, g.busy["late"], most)
+			}
+			calls.Wait()
+		})
+	}
 }

@@ -3,6 +3,7 @@ package delivery
 import (
 	"context"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sync/semaphore"
@@ -15,6 +16,8 @@ type turns struct {
 	calls   int64
 	writing *semaphore.Weighted // calls that have just begun to travel
 	slots   *semaphore.Weighted // requests under way
+	began   time.Time
+	live    atomic.Int64 // when live traffic was last seen, in ns since began
 }
 
 const (
@@ -22,15 +25,21 @@ const (
 	turnsPerCPU = 64
 	// requestCost is what a request costs beside its calls, in calls.
 	requestCost = 16
-	// turnTime is how long a request counts as just begun: one that is not written by then
+	// turnTime is how long a request has its turn at most: one that is not written by then
 	// waits for its receiver, and takes no processor from anybody.
 	turnTime = 100 * time.Millisecond
+	// callTime is how long the turn goes on for each call that it counts for, when the
+	// request is written, while there is live traffic: so much processor time is left to that.
+	callTime = 250 * time.Microsecond
+	// liveFor is how long after its last attempt there is live traffic.
+	liveFor = 100 * time.Millisecond
 	// liveSlots is 1/x, the part of the quick slots that is left to live traffic.
 	liveSlots = 4
 )
 
-func newTurns(calls, slots int) turns {
-	return turns{
+func newTurns(calls, slots int) *turns {
+	return &turns{
+		began:   time.Now(),
 		calls:   int64(calls),
 		writing: semaphore.NewWeighted(int64(calls)),
 		slots:   semaphore.NewWeighted(int64(max(1, slots-slots/liveSlots))),
@@ -39,7 +48,18 @@ func newTurns(calls, slots int) turns {
 
 // turn is that of one request. The methods may be called on nil.
 type turn struct {
+	of              *turns
 	processor, slot *lease
+	goesOn          time.Duration // after it was written, while there is live traffic
+}
+
+// sawLive notes that there is live traffic.
+func (t *turns) sawLive() { t.live.Store(int64(time.Since(t.began)) + 1) }
+
+// isLive reports whether there is.
+func (t *turns) isLive() bool {
+	last := t.live.Load()
+	return last > 0 && time.Since(t.began)-time.Duration(last) < liveFor
 }
 
 // lease is a part of a semaphore, given back once: by hand, or when its time is over.
@@ -64,26 +84,38 @@ func (l *lease) end() {
 	l.release()
 }
 
+// endIn ends it after a time, if that comes first.
+func (l *lease) endIn(d time.Duration) {
+	if l.timer.Stop() {
+		l.timer.Reset(d)
+	}
+}
+
 func (l *lease) release() { l.back.Do(func() { l.of.Release(l.n) }) }
 
 // take waits for the turn of a request. The caller must call end, once or more
 // often.
-func (t turns) take(ctx context.Context, calls int) (*turn, error) {
+func (t *turns) take(ctx context.Context, calls int) (*turn, error) {
 	slot, err := newLease(ctx, t.slots, 1, slowAfter)
 	if err != nil {
 		return nil, err
 	}
-	processor, err := newLease(ctx, t.writing, min(t.calls, int64(requestCost+calls)), turnTime)
+	cost := int64(requestCost + calls)
+	processor, err := newLease(ctx, t.writing, min(t.calls, cost), turnTime)
 	if err != nil {
 		slot.end()
 		return nil, err
 	}
-	return &turn{processor: processor, slot: slot}, nil
+	return &turn{of: t, processor: processor, slot: slot, goesOn: min(turnTime, time.Duration(cost)*callTime)}, nil
 }
 
 // written gives the processor to others: the receiver has the request.
 func (t *turn) written() {
-	if t != nil {
+	switch {
+	case t == nil:
+	case t.of.isLive():
+		t.processor.endIn(t.goesOn)
+	default:
 		t.processor.end()
 	}
 }
@@ -97,6 +129,8 @@ func (t *turn) joined() {
 
 // end gives both to others.
 func (t *turn) end() {
-	t.joined()
-	t.written()
+	if t != nil {
+		t.slot.end()
+		t.processor.end()
+	}
 }

@@ -14,9 +14,12 @@ import (
 	"refinersource/internal/tenant"
 )
 
-// probeBytes is how much is read at a time when all that is wanted is an event to
-// probe with.
-const probeBytes = 64 << 10
+// scanBytes is how much is read at a time, and probeBytes when all that is wanted is an
+// event to probe with.
+const (
+	scanBytes  = 256 << 10
+	probeBytes = 64 << 10
+)
 
 // scanWindow is how many events before its own a lane that catches up looks back at
 // to know copies.
@@ -103,7 +106,7 @@ func (p *partition) rescan(ctx context.Context) {
 			return
 		}
 		if r == nil || r.Offset() != queue.Offset(c.from) || small != c.small {
-			o := queue.ReaderOptions{}
+			o := queue.ReaderOptions{MaxBytes: scanBytes}
 			if small = c.small; small {
 				o.MaxBytes = probeBytes
 			}
@@ -127,22 +130,12 @@ func (p *partition) rescan(ctx context.Context) {
 			}
 			return
 		}
-		tenants := p.w.o.Tenants()
-		for i := range b.Records {
-			e := newEvent(b.Records[i])
-			e.copied = known.Add(&e.record)
-			if _, ok := c.wanted[tenant.ID(e.owner)]; !ok || !p.replay.includes(&e.record, false) {
-				continue
+		if a.events, err = p.wanted(ctx, known, b.Records, c.wanted); err != nil {
+			if ctx.Err() == nil {
+				p.log.Error("stop catching up; see `topics check`", zap.Error(err))
+				<-ctx.Done()
 			}
-			if e.redriven, err = redrive.Read(ctx, p.w.o.Log, b.Records[:i+1]); err != nil {
-				if ctx.Err() == nil {
-					p.log.Error("stop catching up; see `topics check`", zap.Error(err))
-					<-ctx.Done()
-				}
-				return
-			}
-			p.decide(e, tenants)
-			a.events = append(a.events, e)
+			return
 		}
 		select {
 		case p.scan.answers <- a:
@@ -150,6 +143,47 @@ func (p *partition) rescan(ctx context.Context) {
 			return
 		}
 	}
+}
+
+// wanted returns the events of those tenants, decided.
+func (p *partition) wanted(ctx context.Context, known *copies.Window, records []queue.Record, of map[tenant.ID]struct{}) ([]*event, error) {
+	var events []*event
+	for i := range records {
+		e := newEvent(records[i])
+		e.copied = known.Add(&e.record)
+		if _, ok := of[tenant.ID(e.owner)]; !ok || !p.replay.includes(&e.record, false) {
+			continue
+		}
+		var err error
+		if e.redriven, err = redrive.Read(ctx, p.w.o.Log, records[:i+1]); err != nil {
+			return nil, err
+		}
+		events = append(events, e)
+	}
+	return events, p.decideInTurn(ctx, events)
+}
+
+// maxScanRest bounds how long a partition rests for its part of the processor.
+const maxScanRest = 20 * time.Millisecond
+
+// decideInTurn decides events that were read again: in so many of a worker's partitions
+// at once, and while there is live traffic, this has the processor for as long again.
+func (p *partition) decideInTurn(ctx context.Context, events []*event) error {
+	if err := p.w.scans.Acquire(ctx, 1); err != nil {
+		return context.Cause(ctx)
+	}
+	defer p.w.scans.Release(1)
+	began, tenants := time.Now(), p.w.o.Tenants()
+	for _, e := range events {
+		p.decide(e, tenants)
+	}
+	if p.w.deliverer.IsLive() {
+		select {
+		case <-time.After(min(maxScanRest, time.Since(began))):
+		case <-ctx.Done():
+		}
+	}
+	return nil
 }
 
 // catchUp gives the lanes that are behind what was read for them, and asks for

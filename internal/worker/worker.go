@@ -20,6 +20,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 	"go.uber.org/zap"
+	"golang.org/x/sync/semaphore"
 
 	"refinersource/internal/attribution"
 	"refinersource/internal/deadletter"
@@ -193,7 +194,8 @@ type Worker struct {
 	partitions map[int]*status // those assigned now
 
 	taken taken
-	named named // rules that are in the log
+	named named               // rules that are in the log
+	scans *semaphore.Weighted // partitions that decide what was read again
 }
 
 // New returns a worker. Run starts it.
@@ -238,8 +240,10 @@ func New(o Options) (*Worker, error) {
 	w.metrics = newMetrics(w, o.Registerer, o.NoTenantMetrics)
 	o.Delivery.Notify, o.Delivery.NotifyHost = w.attempted, w.hostChanged
 	o.Delivery.Pace, o.Delivery.Gate = w.pace.wait, w.gate
+	half := max(1, runtime.GOMAXPROCS(0)/2)
+	w.scans = semaphore.NewWeighted(int64(half))
 	if o.Delivery.Writers == 0 {
-		o.Delivery.Writers = max(1, runtime.GOMAXPROCS(0)/2)
+		o.Delivery.Writers = half
 	}
 	var err error
 	if w.deliverer, err = delivery.New(o.Delivery); err != nil {
