@@ -57,6 +57,12 @@ func (g *gauge) Send(ctx context.Context, to segment.Target, _ []attribution.Cal
 	return ok
 }
 
+func (g *gauge) underWay(kind string) int {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.busy[kind]
+}
+
 // reset starts the counting again.
 func (g *gauge) reset() {
 	g.mu.Lock()
@@ -325,8 +331,8 @@ func TestTurnOfWhoTravelsTogetherIsOverWhenItIsWritten(t *testing.T) {
 			begin(fmt.Sprint("others", i))
 		}
 		time.Sleep(60 * time.Millisecond)
-		if g.busy["one"] != 1 || g.busy["others"] != 4 {
-			t.Errorf("%d and %d requests are under way, want 1 and 4", g.busy["one"], g.busy["others"])
+		if one, others := g.underWay("one"), g.underWay("others"); one != 1 || others != 4 {
+			t.Errorf("%d and %d requests are under way, want 1 and 4", one, others)
 		}
 		calls.Wait()
 	})
@@ -350,8 +356,8 @@ func TestTurnGoesOnWhereThereIsLiveTraffic(t *testing.T) {
 				})
 			}
 			time.Sleep(70 * time.Millisecond)
-			if g.busy["late"] != most {
-				t.Errorf("live traffic %v: after 70 ms %d requests are under way, want %d", live, g.busy["late"], most)
+			if n := g.underWay("late"); n != most {
+				t.Errorf("live traffic %v: after 70 ms %d requests are under way, want %d", live, n, most)
 			}
 			calls.Wait()
 		})
