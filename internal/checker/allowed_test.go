@@ -420,8 +420,9 @@ func trimmedCopy(w *world) {
 	w.trim = true
 }
 
-// copyOfGivenUp gives an event up, delivers the next one, and then a copy of the first.
-func copyOfGivenUp(w *world) {
+// copyOfGivenUp gives an event up, delivers the next one, and then a copy of the first,
+// which it returns.
+func copyOfGivenUp(w *world) posted {
 	a := w.event("acme", "u7", "a", 1)
 	body := w.h.Log[len(w.h.Log)-1].Value
 	b := w.event("acme", "u7", "b", 2)
@@ -431,6 +432,7 @@ func copyOfGivenUp(w *world) {
 	w.h.Faults = append(w.h.Faults, checker.Fault{At: w.now, Fault: "F38"})
 	w.post("acme", "survey-event", "u7", body)
 	w.deliver(a)
+	return a
 }
 
 // tear has an event wait behind a cursor, and another one delivered that is sent

@@ -187,7 +187,7 @@ type checking struct {
 	keyCalls []int32 // of every key, its calls in the order of the log
 
 	traits []folded
-	again  map[int32]int // calls that late copies may bring again, and how often
+	again  map[int32][]Time // calls that late copies may bring again, and when these came
 
 	dead     []letter
 	evidence map[int32]*evidence // of the events with a letter

@@ -36,9 +36,8 @@ func (c *checking) apply(r *Request, at int32, early bool) {
 		// It was given up, and the commit that says so is not there: the sequence
 		// begins anew with it.
 		k.next = cl.seq + 1
-	case e.letter && c.again[at] > 0:
-		// It was given up, and came again when nobody could know that any more.
-		c.again[at]--
+	case e.letter && c.copied(at, r):
+		// It was given up, and came again as a late copy, of which no worker could know.
 		stray = true
 	default:
 		// The overtaking has been reported, but for what was given up.
@@ -111,8 +110,7 @@ func (c *checking) repeated(r *Request, at int32, k *key) (stray bool) {
 	n := &c.report.Repeats
 	c.count(cl)
 	switch {
-	case c.again[at] > 0:
-		c.again[at]--
+	case c.copied(at, r):
 		n.Copies++
 		return true
 	case r.Begun < cl.begun:
@@ -343,4 +341,15 @@ func (p *committed) before(when Time) int {
 		}
 	}
 	return low
+}
+
+// copied takes a late copy of a call that was in the log when a request was made; false
+// if there is none.
+func (c *checking) copied(at int32, r *Request) bool {
+	left := c.again[at]
+	if len(left) == 0 || left[0] > r.Begun+int64(c.o.ClockSlack) {
+		return false
+	}
+	c.again[at] = left[1:]
+	return true
 }

@@ -57,7 +57,7 @@ func (c *call) send(ctx context.Context, r *request) (t *tenant.Tenant, began ti
 		}
 		trip := p.trip
 		if !p.joined {
-			trip.send(ctx, c.d.o.Sender, segment.Target{Endpoint: t.Endpoint, WriteKey: t.WriteKey, StrictBody: t.StrictBody, Written: p.write})
+			trip.send(ctx, c.d.o.Sender, segment.Target{Endpoint: t.Endpoint, WriteKey: t.WriteKey, StrictBody: t.StrictBody, Written: p.end})
 			c.d.state.record(c.tenant, p) // before others go on: what the receiver asked for is asked of all
 			trip.end()
 		}
@@ -117,34 +117,32 @@ func (c *call) admit(ctx context.Context, r *request) (*tenant.Tenant, pass) {
 			}
 		}
 		if err == nil && !changed() {
-			err = c.d.o.Pace(ctx, t, r.calls, c.o.CatchUp)
-			switch {
-			case err != nil || c.o.Probe:
-			case c.o.CatchUp:
-				p.turn, err = c.d.turns.take(ctx, r.calls)
-			default:
+			if err = c.d.o.Pace(ctx, t, r.calls, c.o.CatchUp); !c.o.CatchUp && !c.o.Probe {
 				c.d.turns.sawLive()
 			}
 			if err == nil && p.probe == nil && !c.o.Probe && !r.alone && r.attempts == 0 {
-				if p.trip, p.joined = c.d.together.join(ctx, c.tenant, c.selected(r.parts), p.turn); p.joined && p.trip.made {
+				if p.trip, p.joined = c.d.together.join(ctx, c.tenant, c.o.CatchUp, c.selected(r.parts)); p.joined && p.trip.made {
 					p.end()
 					return c.to(), p
 				}
 			}
 			if err == nil && !p.joined {
-				p.slot, err = c.d.state.acquire(ctx, c.tenant)
+				p.slot, err = c.d.state.acquire(ctx, c.tenant, c.o.CatchUp)
+			}
+			if err == nil && !p.joined && c.o.CatchUp && !c.o.Probe {
+				p.turn, err = c.d.turns.take(ctx, r.calls)
 			}
 			if err == nil && !p.joined {
-				p.written, err = c.d.together.write(ctx)
+				p.written, err = c.d.together.write(ctx, c.tenant)
 			}
 			if err == nil && !p.joined && !changed() && !c.d.state.hasChanged(c.tenant, p) {
 				if err = c.d.o.Gate(ctx); err == nil && !changed() {
-					p.trip = c.d.together.begin(ctx, c.tenant, p.trip, c.selected(r.parts))
+					p.trip = c.d.together.begin(ctx, p.trip, c.selected(r.parts))
 					return c.to(), p
 				}
 			}
 		}
-		c.d.together.cancel(c.tenant, p)
+		c.d.together.cancel(p)
 		c.d.state.giveBack(p)
 		if err != nil {
 			c.cancel()

@@ -58,8 +58,9 @@ type Options struct {
 	// (invariant 5). A pause or a wait takes none. SlowSlots is Slots by default.
 	Slots, SlowSlots int
 	// TurnCalls bounds the calls of what catches up that are being written, and of those
-	// that have just been while there is live traffic, so that this goes first; a request counts as 16 more. By default 64 for each processor.
-	// What catches up has at most three quarters of the Slots.
+	// that have just been while there is live traffic, so that this goes first; a request
+	// counts as 16 more. By default 64 for each processor. What catches up has at most
+	// three quarters of the Slots, and of the SlowSlots.
 	TurnCalls int
 	// Writers bounds the requests that are being encoded and written, so that under
 	// load those of one tenant travel together; 0 does not bound them.
@@ -252,5 +253,5 @@ func New(o Options) (*Deliverer, error) {
 		return nil, err
 	}
 	o = o.withDefaults()
-	return &Deliverer{o: o, state: newState(o), turns: newTurns(o.TurnCalls, o.Slots), together: newTogether(o.Writers)}, nil
+	return &Deliverer{o: o, state: newState(o), turns: newTurns(o.TurnCalls), together: newTogether(o.Writers)}, nil
 }

@@ -283,8 +283,8 @@ func TestCatchUpLeavesRoomForLiveTraffic(t *testing.T) {
 		{90 * time.Millisecond, 0, 0, 2},                      // as many as there are turns
 		{450 * time.Millisecond, 0, 0, 10},                    // a turn is over before it is written
 		{90 * time.Millisecond, 2 * time.Millisecond, 0, 20},  // it is written before it is answered
-		{90 * time.Millisecond, 9 * time.Millisecond, 16, 12}, // a quarter of the slots is for live traffic
-		{3 * time.Second, 9 * time.Millisecond, 16, 20},       // but none of who is among the slow ones
+		{90 * time.Millisecond, 2 * time.Millisecond, 16, 12}, // a quarter of the slots is for live traffic
+		{3 * time.Second, 2 * time.Millisecond, 16, 20},       // but none of who is among the slow ones
 	} {
 		synctest.Test(t, func(t *testing.T) {
 			g := newGauge(map[string]time.Duration{"late": c.takes, "live": 10 * time.Millisecond})
@@ -312,54 +312,150 @@ func TestCatchUpLeavesRoomForLiveTraffic(t *testing.T) {
 	}
 }
 
-// Who travels on another's request has its turn until that is written.
-func TestTurnOfWhoTravelsTogetherIsOverWhenItIsWritten(t *testing.T) {
+// While there is live traffic, a turn goes on after its request was written, for longer
+// if that is larger than all turns.
+func TestTurnGoesOnWhereThereIsLiveTraffic(t *testing.T) {
+	t.Parallel()
+	for _, c := range []struct {
+		name         string
+		live         bool
+		calls        int
+		before, most int // ms since live traffic; requests under way after 70 ms
+	}{
+		{"no live traffic", false, 100, 0, 10},
+		{"live traffic", true, 100, 0, 7},      // one each 5 + 6 ms
+		{"large requests", true, 216, 0, 5},    // one each 5 + 12 ms
+		{"long ago", true, 100, 150, 10},       // all but the first without a pause
+		{"larger than all", false, 500, 0, 10}, // nobody waits for more than there is
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) {
+				g := newGauge(map[string]time.Duration{"late": 90 * time.Millisecond, "live": 0})
+				g.reads = map[string]time.Duration{"late": 5 * time.Millisecond}
+				d := newDeliverer(t, delivery.Options{Sender: g, TurnCalls: 16 + 100})
+				if c.live {
+					d.Deliver(t.Context(), named("live", aHost), parts(1), delivery.DeliverOptions{})
+				}
+				time.Sleep(time.Duration(c.before) * time.Millisecond)
+				var calls sync.WaitGroup
+				for i := range 10 {
+					calls.Go(func() {
+						d.Deliver(t.Context(), named(fmt.Sprint("late", i), aHost), parts(c.calls), delivery.DeliverOptions{CatchUp: true})
+					})
+				}
+				time.Sleep(70 * time.Millisecond)
+				if n := g.underWay("late"); n != c.most {
+					t.Errorf("%d requests are under way, want %d", n, c.most)
+				}
+				calls.Wait()
+			})
+		})
+	}
+}
+
+// Tenants that catch up with receivers that take long hold up no other who catches up.
+func TestCatchUpDoesNotWaitForSlowReceivers(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		g := newGauge(map[string]time.Duration{"one": 50 * time.Millisecond, "others": time.Second})
-		g.reads = map[string]time.Duration{"one": time.Millisecond}
-		d := newDeliverer(t, delivery.Options{Sender: g, Slots: 8, TurnCalls: 4 * (16 + 1)})
+		g := newGauge(map[string]time.Duration{"slow": 3 * time.Second, "quick": 20 * time.Millisecond})
+		g.reads = map[string]time.Duration{"slow": time.Millisecond, "quick": time.Millisecond}
+		d := newDeliverer(t, delivery.Options{Sender: g, TurnCalls: 128})
+		ctx, stop := context.WithCancel(t.Context())
 		var calls sync.WaitGroup
-		begin := func(name string) {
-			calls.Go(func() { d.Deliver(t.Context(), named(name, aHost), parts(1), delivery.DeliverOptions{CatchUp: true}) })
-			synctest.Wait()
+		for i := range 50 {
+			for range 24 {
+				calls.Go(func() {
+					for ctx.Err() == nil {
+						d.Deliver(ctx, named(fmt.Sprint("slow", i), aHost), parts(10), delivery.DeliverOptions{CatchUp: true})
+					}
+				})
+			}
 		}
-		for range 4 { // two have the tenant's slots, and two wait for one together
-			begin("one")
+		time.Sleep(15 * time.Second) // until they are known to be slow
+		for range 100 {
+			began := time.Now()
+			d.Deliver(ctx, named("quick", aHost), parts(10), delivery.DeliverOptions{CatchUp: true})
+			if took := time.Since(began); took > 100*time.Millisecond {
+				t.Errorf("a request of 20ms took %v", took)
+				break
+			}
 		}
-		for i := range 4 { // each has its turn for long
-			begin(fmt.Sprint("others", i))
+		stop()
+		calls.Wait()
+	})
+}
+
+// Receivers that take long to read hold up live traffic once, not each time: whoever
+// waits for its receiver needs no processor.
+func TestLiveTrafficDoesNotWaitForThoseWhoReadSlowly(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		g := newGauge(map[string]time.Duration{"late": 320 * time.Millisecond, "live": 20 * time.Millisecond})
+		g.reads = map[string]time.Duration{"late": 300 * time.Millisecond, "live": time.Millisecond}
+		d := newDeliverer(t, delivery.Options{Sender: g, Writers: 1, TurnCalls: 128})
+		var calls sync.WaitGroup
+		round := func() {
+			for i := range 100 {
+				calls.Go(func() {
+					d.Deliver(t.Context(), named(fmt.Sprint("late", i), aHost), parts(1), delivery.DeliverOptions{CatchUp: true})
+				})
+			}
 		}
-		time.Sleep(60 * time.Millisecond)
-		if one, others := g.underWay("one"), g.underWay("others"); one != 1 || others != 4 {
-			t.Errorf("%d and %d requests are under way, want 1 and 4", one, others)
+		round()
+		calls.Wait()
+		round()
+		synctest.Wait()
+		for range 20 {
+			began := time.Now()
+			d.Deliver(t.Context(), named("live", aHost), parts(1), delivery.DeliverOptions{})
+			if took := time.Since(began); took > 41*time.Millisecond {
+				t.Errorf("a live request of 20ms took %v", took)
+				break
+			}
 		}
 		calls.Wait()
 	})
 }
 
-// While there is live traffic, a turn goes on after its request was written.
-func TestTurnGoesOnWhereThereIsLiveTraffic(t *testing.T) {
+// What is live does not travel with what of its tenant catches up, and so does not wait
+// for a turn.
+func TestLiveTrafficDoesNotWaitForATurn(t *testing.T) {
 	t.Parallel()
-	for live, most := range map[bool]int{false: 10, true: 3} {
-		synctest.Test(t, func(t *testing.T) {
-			g := newGauge(map[string]time.Duration{"late": 90 * time.Millisecond, "live": 10 * time.Millisecond})
-			g.reads = map[string]time.Duration{"late": 5 * time.Millisecond}
-			d := newDeliverer(t, delivery.Options{Sender: g, TurnCalls: 16 + 100})
-			if live {
-				d.Deliver(t.Context(), named("live", aHost), parts(1), delivery.DeliverOptions{})
-			}
-			var calls sync.WaitGroup
-			for i := range 10 {
-				calls.Go(func() {
-					d.Deliver(t.Context(), named(fmt.Sprint("late", i), aHost), parts(100), delivery.DeliverOptions{CatchUp: true})
-				})
-			}
-			time.Sleep(70 * time.Millisecond)
-			if n := g.underWay("late"); n != most {
-				t.Errorf("live traffic %v: after 70 ms %d requests are under way, want %d", live, n, most)
-			}
-			calls.Wait()
-		})
-	}
+	synctest.Test(t, func(t *testing.T) {
+		g := newGauge(map[string]time.Duration{"late": 90 * time.Millisecond, "one": 20 * time.Millisecond})
+		d := newDeliverer(t, delivery.Options{Sender: g, TurnCalls: 16 + 1})
+		var calls sync.WaitGroup
+		for _, name := range []string{"late", "one"} { // the first has the turn
+			calls.Go(func() { d.Deliver(t.Context(), named(name, aHost), parts(1), delivery.DeliverOptions{CatchUp: true}) })
+			synctest.Wait()
+		}
+		began := time.Now()
+		d.Deliver(t.Context(), named("one", aHost), parts(1), delivery.DeliverOptions{})
+		if took := time.Since(began); took != 20*time.Millisecond {
+			t.Errorf("it took %v, want 20ms", took)
+		}
+		calls.Wait()
+	})
+}
+
+// Of the slow slots, too, a quarter is left to live traffic.
+func TestCatchUpLeavesSlowSlotsToLiveTraffic(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		g := newGauge(map[string]time.Duration{"late": 10 * time.Second})
+		g.reads = map[string]time.Duration{"late": time.Millisecond}
+		d := newDeliverer(t, delivery.Options{Sender: g, Slots: 16, SlowSlots: 8})
+		var calls sync.WaitGroup
+		for i := range 40 {
+			calls.Go(func() {
+				d.Deliver(t.Context(), named(fmt.Sprint("late", i), aHost), parts(1), delivery.DeliverOptions{CatchUp: true})
+			})
+		}
+		time.Sleep(3 * time.Second)
+		if n := g.underWay("late"); n != 12+6 {
+			t.Errorf("%d requests are under way, want %d", n, 12+6)
+		}
+		calls.Wait()
+	})
 }

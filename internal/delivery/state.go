@@ -3,6 +3,7 @@ package delivery
 import (
 	"container/list"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"refinersource/internal/segment"
@@ -28,6 +29,8 @@ const forgetAfter = time.Minute
 
 // tenantState is what is known of a tenant.
 type tenantState struct {
+	readsSlowly atomic.Bool // its receiver took long to read the request before
+
 	id       tenant.ID
 	calls    int           // under way
 	idle     *list.Element // if there are none
@@ -167,22 +170,16 @@ func causeOf(c segment.Class) Cause {
 	}
 }
 
-// end ends what an attempt takes of others' processors and slots, but for its own slot.
+// end ends what an attempt takes of others' processors: its request is written, or will
+// not be.
 func (p *pass) end() {
-	p.write()
-	p.turn.end()
-}
-
-// write ends what it takes of others' processors: the request is written.
-func (p *pass) write() {
-	p.turn.written()
+	calls := 0
+	if p.trip != nil {
+		calls = p.trip.calls
+	}
+	p.turn.written(calls)
 	if p.written != nil {
 		p.written()
-	}
-	if p.trip != nil && !p.joined {
-		for _, t := range p.trip.turns {
-			t.written()
-		}
 	}
 }
 

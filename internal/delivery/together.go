@@ -27,7 +27,7 @@ type together struct {
 	writing *semaphore.Weighted
 
 	mu   sync.Mutex // never held across a wait
-	open map[*tenantState]*trip
+	open map[tripKey]*trip
 }
 
 // Bounds of what travels together; those of a lane's request.
@@ -41,21 +41,28 @@ const (
 const writeTime = 20 * time.Millisecond
 
 func newTogether(writers int) *together {
-	t := &together{open: make(map[*tenantState]*trip)}
+	t := &together{open: make(map[tripKey]*trip)}
 	if writers > 0 {
 		t.writing = semaphore.NewWeighted(int64(writers))
 	}
 	return t
 }
 
+// tripKey is what travels together. What is live waits for nothing that what catches up
+// waits for, and so does not travel with it.
+type tripKey struct {
+	tenant  *tenantState
+	catchUp bool
+}
+
 // trip is requests that travel together. Who began it sends for all.
 type trip struct {
+	key      tripKey
 	ctx      context.Context // what ends it: the same for all
 	requests int
 	parts    [][]attribution.Call
 	calls    int // of all parts
 	bytes    int
-	turns    []*turn // of who joined
 
 	over   chan struct{} // closed when the rest is known
 	made   bool          // the attempt was made
@@ -66,24 +73,20 @@ type trip struct {
 
 // join takes a request along on the tenant's trip that has not begun, and waits until
 // that is over. If there is none, the caller has a trip of its own: it must begin or
-// cancel it, and others may join until then. The turn, or nil, lasts until the trip is
-// written.
-func (t *together) join(ctx context.Context, tenant *tenantState, parts [][]attribution.Call, turn *turn) (_ *trip, joined bool) {
+// cancel it, and others may join until then.
+func (t *together) join(ctx context.Context, tenant *tenantState, catchUp bool, parts [][]attribution.Call) (_ *trip, joined bool) {
 	own := newTrip(ctx, parts)
+	own.key = tripKey{tenant, catchUp}
 	t.mu.Lock()
-	if o := t.open[tenant]; o != nil && o.ctx == ctx && o.calls+own.calls <= maxTripCalls && o.bytes+own.bytes <= maxTripBytes {
+	if o := t.open[own.key]; o != nil && o.ctx == ctx && o.calls+own.calls <= maxTripCalls && o.bytes+own.bytes <= maxTripBytes {
 		o.requests++
 		o.parts, o.calls, o.bytes = append(o.parts, parts...), o.calls+own.calls, o.bytes+own.bytes
-		if turn != nil {
-			turn.joined()
-			o.turns = append(o.turns, turn)
-		}
 		t.mu.Unlock()
 		<-o.over // soon after ctx, which is that of all
 		return o, true
 	}
 	own.over = make(chan struct{})
-	t.open[tenant] = own
+	t.open[own.key] = own
 	t.mu.Unlock()
 	return own, false
 }
@@ -126,42 +129,50 @@ func (t *trip) end() {
 var flat = sync.Pool{New: func() any { return new([]attribution.Call) }}
 
 // begin lets nobody join the trip any more; nil is one that nobody may join.
-func (t *together) begin(ctx context.Context, tenant *tenantState, own *trip, parts [][]attribution.Call) *trip {
+func (t *together) begin(ctx context.Context, own *trip, parts [][]attribution.Call) *trip {
 	if own == nil {
 		return newTrip(ctx, parts)
 	}
-	t.shut(tenant, own)
+	t.shut(own)
 	return own
 }
 
 // cancel ends a trip that does not begin: who has joined it has to ask again.
-func (t *together) cancel(tenant *tenantState, p pass) {
+func (t *together) cancel(p pass) {
 	if p.trip != nil && !p.joined {
-		t.shut(tenant, p.trip)
+		t.shut(p.trip)
 		close(p.trip.over)
 	}
 }
 
-func (t *together) shut(tenant *tenantState, own *trip) {
+func (t *together) shut(own *trip) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if t.open[tenant] == own {
-		delete(t.open, tenant)
+	if t.open[own.key] == own {
+		delete(t.open, own.key)
 	}
 }
 
 // write waits until a request may be encoded and written. The caller must call
-// written, once or more often, when it has been.
-func (t *together) write(ctx context.Context) (written func(), err error) {
-	if t.writing == nil {
+// written, once or more often, when it has been. A tenant whose receiver took long to
+// read the one before waits for nobody, and nobody for it.
+func (t *together) write(ctx context.Context, tenant *tenantState) (written func(), err error) {
+	switch {
+	case t.writing == nil:
 		return func() {}, nil
+	case tenant.readsSlowly.Load():
+		began := time.Now()
+		return sync.OnceFunc(func() { tenant.readsSlowly.Store(time.Since(began) >= writeTime) }), nil
 	}
 	if err := t.writing.Acquire(ctx, 1); err != nil {
 		return func() {}, context.Cause(ctx)
 	}
 	var once sync.Once
 	back := func() { once.Do(func() { t.writing.Release(1) }) }
-	timer := time.AfterFunc(writeTime, back)
+	timer := time.AfterFunc(writeTime, func() {
+		tenant.readsSlowly.Store(true)
+		back()
+	})
 	return func() {
 		timer.Stop()
 		back()

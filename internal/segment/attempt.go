@@ -88,6 +88,7 @@ func (a *attempt) roundTrip(ctx context.Context, r *http.Request) (*http.Respons
 	defer cancel()
 	var written atomic.Bool
 	if a.told != nil {
+		deadline = context.WithValue(deadline, toldKey{}, a.told)
 		deadline = httptrace.WithClientTrace(deadline, &httptrace.ClientTrace{
 			WroteRequest: func(httptrace.WroteRequestInfo) { a.told() },
 		})
@@ -115,6 +116,9 @@ func (a *attempt) roundTrip(ctx context.Context, r *http.Request) (*http.Respons
 		Header: res.Header, Body: http.NoBody, Request: r,
 	}, nil
 }
+
+// toldKey is where the context of a request has Target.Written.
+type toldKey struct{}
 
 // errDenied stands for a 2xx answer whose body says that it is none.
 var errDenied = errors.New("post batch: receiver answered 2xx with success: false")

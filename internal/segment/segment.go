@@ -99,8 +99,8 @@ type Target struct {
 	// Refused. A body that is no JSON, is over 8 KiB or breaks off says nothing: the
 	// status is the contract.
 	StrictBody bool
-	// Written is called when the request has been written, or cannot be; nil is not
-	// called. It must not block.
+	// Written is called when the request has been written, or cannot be, or waits for a new
+	// connection first; more often than once, too. It must not block. nil is not called.
 	Written func()
 }
 
@@ -145,6 +145,9 @@ func New(o Options) (*Client, error) {
 		o.DialContext = (&net.Dialer{Timeout: 5 * time.Second}).DialContext
 	}
 	dial := func(ctx context.Context, network, address string) (net.Conn, error) {
+		if told, ok := ctx.Value(toldKey{}).(func()); ok {
+			told() // the request waits for its connection
+		}
 		conn, err := o.DialContext(ctx, network, address)
 		if err != nil {
 			return nil, dialError{err}

@@ -322,6 +322,25 @@ func TestAttemptsShareConnections(t *testing.T) {
 	}
 }
 
+// Who waits for a connection takes no processor from others, and says so.
+func TestWrittenIsToldBeforeAConnectionIsMade(t *testing.T) {
+	t.Parallel()
+	told := make(chan struct{})
+	client := newClient(t, segment.Options{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+		select {
+		case <-told:
+			return nil, errors.New("refused")
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		}
+	}})
+	to := segment.Target{Endpoint: "http://receiver.test", WriteKey: tenant.NewSecret(writeKey)}
+	to.Written = sync.OnceFunc(func() { close(told) })
+	if r := client.Send(t.Context(), to, calls(1)); r.Class != segment.Transient || !strings.Contains(r.Err.Error(), "refused") {
+		t.Errorf("%+v, want it refused", r)
+	}
+}
+
 func TestWriteKeysNeverMix(t *testing.T) {
 	t.Parallel()
 	client, to := serve(t, segment.NewCapture(segment.CaptureOptions{

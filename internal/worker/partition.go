@@ -24,9 +24,9 @@ const (
 	cursorsToSpare = lane.MaxCursors / 2
 )
 
-// fetchPart is the part of a window, one in so many, that a fetch asks for, and
-// portionPart the part by which a window may overrun. An event takes some four times
-// the bytes of its record.
+// fetchPart is the part of a window, one in so many, that a fetch asks for; decided, its
+// events would take some four times as much. portionPart is the part that is decided
+// ahead and handed over, by which a window may overrun.
 const (
 	fetchPart   = 8
 	portionPart = 8
@@ -437,7 +437,7 @@ func earlier(a, b time.Time) time.Time {
 	return a
 }
 
-// fetched is what was read of the log up to an offset.
+// fetched is what was read of the log up to an offset; 0 is up to its last event.
 type fetched struct {
 	events []*event
 	next   lane.Offset
@@ -488,6 +488,7 @@ func (p *partition) fetch(ctx context.Context, out chan<- fetched) {
 			select {
 			case out <- f:
 			case <-ctx.Done():
+				return
 			}
 			if len(records) == 0 {
 				break
@@ -500,7 +501,7 @@ func (p *partition) fetch(ctx context.Context, out chan<- fetched) {
 // takes: what waits beside it is not yet decided, which would make much more of it.
 func (p *partition) portion(ctx context.Context, known *copies.Window, records []queue.Record) (n int, f fetched, err error) {
 	tenants, skips, bytes := p.w.o.Tenants(), *p.skips.Load(), 0
-	for n < len(records) && bytes < p.limits.WindowBytes/portionPart {
+	for n < len(records) && (n == 0 || bytes < p.limits.WindowBytes/portionPart) {
 		e := newEvent(records[n])
 		n++
 		e.copied = known.Add(&e.record)
@@ -516,9 +517,6 @@ func (p *partition) portion(ctx context.Context, known *copies.Window, records [
 		}
 		bytes += e.bytes
 		f.events = append(f.events, e)
-	}
-	if n > 0 {
-		f.next = lane.Offset(records[n-1].Offset) + 1
 	}
 	return n, f, nil
 }

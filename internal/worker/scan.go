@@ -166,9 +166,13 @@ func (p *partition) wanted(ctx context.Context, known *copies.Window, records []
 // maxScanRest bounds how long a partition rests for its part of the processor.
 const maxScanRest = 20 * time.Millisecond
 
-// decideInTurn decides events that were read again: in so many of a worker's partitions
-// at once, and while there is live traffic, this has the processor for as long again.
+// decideInTurn decides events that were read again, in so many of a worker's partitions at
+// once. While there is live traffic it keeps its place for as long again, so that this
+// has the processor.
 func (p *partition) decideInTurn(ctx context.Context, events []*event) error {
+	if len(events) == 0 {
+		return nil
+	}
 	if err := p.w.scans.Acquire(ctx, 1); err != nil {
 		return context.Cause(ctx)
 	}
