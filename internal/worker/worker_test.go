@@ -12,6 +12,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
+	"github.com/prometheus/client_golang/prometheus"
 	"github.com/twmb/franz-go/pkg/kerr"
 
 	"refinersource/internal/attribution"
@@ -611,4 +612,55 @@ func TestOptionsAreValidated(t *testing.T) {
 	if _, err := worker.New(worker.Options{}); err == nil {
 		t.Error("a worker without a log was made")
 	}
+}
+
+// Invariant 8: what a producer's batch holds is decided by and by, so that a window overruns
+// by a part of it and no more.
+func TestWindowOverrunsByAPortionOfALargeBatch(t *testing.T) {
+	t.Parallel()
+	inBubble(t, func(t *testing.T, w *world) {
+		const limit = 64 << 10
+		w.receiver.latency = func(tenant.ID) time.Duration { return 10 * time.Second }
+		batch, size := new(queue.Bundle), 0
+		for i := range 400 {
+			user := fmt.Sprint("user-", i)
+			value := event(user, 1)
+			size = len(value)
+			batch.Add(&queue.Record{Key: []byte("acme/" + user), Value: value, Time: time.Now(), Headers: []queue.Header{
+				{Key: queue.HeaderTenant, Value: []byte("acme")}, {Key: queue.HeaderSource, Value: []byte(survey.RefinerWebhook)},
+			}})
+		}
+		if err := w.log.AppendBundle(t.Context(), w.topics.Events(), 0, batch, nil); err != nil {
+			t.Fatal(err)
+		}
+		metrics := prometheus.NewRegistry()
+		m := w.join(func(o *worker.Options) {
+			o.Limits, o.Registerer = worker.DefaultLimits, metrics
+			o.Limits.WindowBytes = limit
+		})
+		var inMemory float64
+		look := func() bool {
+			families, err := metrics.Gather()
+			if err != nil {
+				t.Fatal(err)
+			}
+			inMemory = 0
+			for _, f := range families {
+				if f.GetName() == "refiner_source_in_flight_events" {
+					for _, of := range f.GetMetric() {
+						inMemory += of.GetGauge().GetValue()
+					}
+				}
+			}
+			return inMemory > 0
+		}
+		w.until("events to be under way", look)
+		time.Sleep(500 * time.Millisecond) // before anything is passed
+		look()
+		least := 640 + size // what an event takes, without its calls
+		if most := (limit+limit/8)/least + 1; int(inMemory) > most {
+			t.Errorf("%v events are in memory, want at most %d", inMemory, most)
+		}
+		m.terminate()
+	})
 }
