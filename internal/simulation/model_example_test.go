@@ -8,7 +8,7 @@ import (
 )
 
 // What docs/scaling.md says of receivers that take their time, of 10,000 users in as
-// many tenants as stand there. A worker's 20 MiB hold some 5,000 events of 1 kB. The
+// many tenants as stand there. A worker's 18 MiB hold some 5,000 events of 1 kB. The
 // processor is left out.
 func ExampleModel() {
 	say := func(workers, partitions, tenants, users int, latency time.Duration) {
