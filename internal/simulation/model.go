@@ -17,7 +17,7 @@ import (
 //   - Lanes: a lane has one request under way, of so many calls.
 //   - Window: a partition holds so many events in memory (Little's law: as many
 //     leave in the time that one stays). Lanes whose events stay for longer than
-//     Passed are passed, and a window more is theirs.
+//     Passed are passed, and up to a window more is theirs.
 //   - Receiver: a tenant may be sent so many calls a second.
 //
 // It takes users and tenants for equally busy. A user or tenant with more than a
@@ -78,12 +78,16 @@ func (m Model) stay(underWay float64) float64 {
 	return m.trip() * (callsOfPair + busy/2)
 }
 
-// window is how many events a partition holds in memory.
+// longest is how many times as long as the mean an event stays at most: answers take
+// from half to one and a half of the latency.
+const longest = 1.5
+
+// window is how many events a partition holds in memory. None is passed where the
+// longest stay is Passed, and all are where the mean is.
 func (m Model) window() float64 {
-	if w := float64(m.Window); m.stay(float64(m.Partitions)*w) <= Passed.Seconds() {
-		return w
-	}
-	return 2 * float64(m.Window)
+	w := float64(m.Window)
+	mean := m.stay(float64(m.Partitions)*w) / Passed.Seconds()
+	return w * (1 + min(1, max(0, (longest*mean-1)/(longest-1))))
 }
 
 // users are all that have events, at the tenants that are well.
