@@ -420,15 +420,21 @@ func trimmedCopy(w *world) {
 	w.trim = true
 }
 
-// copyOfGivenUp gives an event up, delivers the next one, and then a copy of the first,
-// which it returns.
-func copyOfGivenUp(w *world) posted {
+// givenUp gives an event up, which it returns with its body, and delivers the next one.
+func givenUp(w *world) (posted, []byte) {
 	a := w.event("acme", "u7", "a", 1)
 	body := w.h.Log[len(w.h.Log)-1].Value
 	b := w.event("acme", "u7", "b", 2)
 	w.request(a.tenant, answer{status: 400}, a.calls[0])
 	w.letter(a, "rejected", 400)
 	w.deliver(b)
+	return a, body
+}
+
+// copyOfGivenUp gives an event up, delivers the next one, and then a copy of the first,
+// which it returns.
+func copyOfGivenUp(w *world) posted {
+	a, body := givenUp(w)
 	w.h.Faults = append(w.h.Faults, checker.Fault{At: w.now, Fault: "F38"})
 	w.post("acme", "survey-event", "u7", body)
 	w.deliver(a)

@@ -240,21 +240,13 @@ func controls() []control {
 			w.deliver(w.post("acme", "survey-event", other(a.partition), w.body("u7", "b", 2)))
 		}, checker.Options{}, checker.Order},
 		{"given up, and sent later", calm, func(w *world) {
-			a, b := w.event("acme", "u7", "a", 1), w.event("acme", "u7", "b", 2)
-			w.request(a.tenant, answer{status: 400}, a.calls[0])
-			w.letter(a, "rejected", 400)
-			w.deliver(b)
+			a, _ := givenUp(w)
 			w.deliver(a)
 		}, checker.Options{}, checker.Order},
 		{"given up, and delivered as a copy although retention took nothing", calm, func(w *world) { copyOfGivenUp(w) }, checker.Options{}, checker.Order},
 		{"given up, and sent before the copy that retention makes new", calm, func(w *world) {
 			w.trim = true
-			a := w.event("acme", "u7", "a", 1)
-			body := w.h.Log[len(w.h.Log)-1].Value
-			b := w.event("acme", "u7", "b", 2)
-			w.request(a.tenant, answer{status: 400}, a.calls[0])
-			w.letter(a, "rejected", 400)
-			w.deliver(b)
+			a, body := givenUp(w)
 			w.deliver(a) // nothing is trimmed, and there is no copy yet
 			w.pass(60 * second)
 			w.h.Faults = append(w.h.Faults, checker.Fault{At: w.now, Fault: "F38"})
@@ -267,10 +259,7 @@ func controls() []control {
 		}, checker.Options{}, checker.Duplicates},
 
 		{"given up, committed, and sent after a kill", calm, func(w *world) {
-			a, b := w.event("acme", "u7", "a", 1), w.event("acme", "u7", "b", 2)
-			w.request(a.tenant, answer{status: 400}, a.calls[0])
-			w.letter(a, "rejected", 400)
-			w.deliver(b)
+			a, _ := givenUp(w)
 			w.commitAll()
 			w.kill()
 			w.deliver(a)

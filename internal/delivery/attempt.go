@@ -85,9 +85,11 @@ type pass struct {
 
 // admit waits until an attempt may start, and returns the tenant as it is then;
 // or it ends the call and returns nil. In this order: what the receiver asked
-// for, the host, the pace, a turn if it catches up, a slot, a processor to write it, the gate. What may have
-// changed during a wait is looked at again after it. Who joins a trip waits until it is over instead.
+// for, the host, the pace, a slot, a turn if it catches up, a processor to write it, the
+// gate. What may have changed during a wait is looked at again after it. Who joins a trip
+// waits until it is over instead. A probe is neither live traffic nor held back for that.
 func (c *call) admit(ctx context.Context, r *request) (*tenant.Tenant, pass) {
+	late := c.o.CatchUp && !c.o.Probe
 	for {
 		var p pass
 		t := c.to()
@@ -121,15 +123,15 @@ func (c *call) admit(ctx context.Context, r *request) (*tenant.Tenant, pass) {
 				c.d.turns.sawLive()
 			}
 			if err == nil && p.probe == nil && !c.o.Probe && !r.alone && r.attempts == 0 {
-				if p.trip, p.joined = c.d.together.join(ctx, c.tenant, c.o.CatchUp, c.selected(r.parts)); p.joined && p.trip.made {
+				if p.trip, p.joined = c.d.together.join(ctx, c.tenant, late, c.selected(r.parts)); p.joined && p.trip.made {
 					p.end()
 					return c.to(), p
 				}
 			}
 			if err == nil && !p.joined {
-				p.slot, err = c.d.state.acquire(ctx, c.tenant, c.o.CatchUp)
+				p.slot, err = c.d.state.acquire(ctx, c.tenant, late)
 			}
-			if err == nil && !p.joined && c.o.CatchUp && !c.o.Probe {
+			if err == nil && !p.joined && late {
 				p.turn, err = c.d.turns.take(ctx, r.calls)
 			}
 			if err == nil && !p.joined {

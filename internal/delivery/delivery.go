@@ -55,12 +55,12 @@ type Options struct {
 	// Slots bounds the attempts under way in this process, and SlowSlots those
 	// beside them that have been under way for long or go to a tenant whose answers
 	// take long (invariant 8). One tenant has at most a quarter of either
-	// (invariant 5). A pause or a wait takes none. SlowSlots is Slots by default.
+	// (invariant 5), and what catches up three quarters. A pause takes none, and of the
+	// waits only those for a turn and for a processor. SlowSlots is Slots by default.
 	Slots, SlowSlots int
 	// TurnCalls bounds the calls of what catches up that are being written, and of those
 	// that have just been while there is live traffic, so that this goes first; a request
-	// counts as 16 more. By default 64 for each processor. What catches up has at most
-	// three quarters of the Slots, and of the SlowSlots.
+	// counts as 16 more. By default 64 for each processor.
 	TurnCalls int
 	// Writers bounds the requests that are being encoded and written, so that under
 	// load those of one tenant travel together; 0 does not bound them.

@@ -459,3 +459,26 @@ func TestCatchUpLeavesSlowSlotsToLiveTraffic(t *testing.T) {
 		calls.Wait()
 	})
 }
+
+// A probe waits for none of those who catch up.
+func TestProbeHasASlotThatIsLeftToLiveTraffic(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		g := newGauge(map[string]time.Duration{"late": time.Second, "probe": 20 * time.Millisecond})
+		g.reads = map[string]time.Duration{"late": time.Millisecond}
+		d := newDeliverer(t, delivery.Options{Sender: g, Slots: 16})
+		var calls sync.WaitGroup
+		for i := range 40 {
+			calls.Go(func() {
+				d.Deliver(t.Context(), named(fmt.Sprint("late", i), aHost), parts(1), delivery.DeliverOptions{CatchUp: true})
+			})
+		}
+		time.Sleep(100 * time.Millisecond)
+		began := time.Now()
+		d.Deliver(t.Context(), named("probe", aHost), parts(1), delivery.DeliverOptions{CatchUp: true, Probe: true})
+		if took := time.Since(began); took != 20*time.Millisecond {
+			t.Errorf("it took %v, want 20ms", took)
+		}
+		calls.Wait()
+	})
+}

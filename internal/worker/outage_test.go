@@ -211,20 +211,7 @@ func TestMetricsTellOfSuspendedTenants(t *testing.T) {
 		w.publish("beta", userOf("beta", 1))
 		w.until("it to be passed", func() bool { return w.lag() == 0 && len(w.allCursors()) == 1 })
 		time.Sleep(5 * time.Minute)
-		got := make(map[string]float64)
-		families, err := metrics.Gather()
-		if err != nil {
-			t.Fatal(err)
-		}
-		for _, f := range families {
-			for _, s := range f.Metric {
-				name := strings.TrimPrefix(f.GetName(), "refiner_source_")
-				for _, l := range s.Label {
-					name += " " + l.GetValue()
-				}
-				got[name] = s.GetGauge().GetValue()
-			}
-		}
+		got := gauges(t, metrics)
 		for name, want := range map[string]float64{
 			"suspended_tenants 0": 0, "suspended_tenants 1": 1, "suspended_tenants 2": 0,
 			"suspended_backlog_seconds acme": 300, "retention_margin_seconds acme": 3300,
@@ -235,4 +222,24 @@ func TestMetricsTellOfSuspendedTenants(t *testing.T) {
 		}
 		m.terminate()
 	})
+}
+
+// gauges returns a registry's, by name without the prefix and the labels' values.
+func gauges(t *testing.T, metrics prometheus.Gatherer) map[string]float64 {
+	t.Helper()
+	got := make(map[string]float64)
+	families, err := metrics.Gather()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, f := range families {
+		for _, s := range f.Metric {
+			name := strings.TrimPrefix(f.GetName(), "refiner_source_")
+			for _, l := range s.Label {
+				name += " " + l.GetValue()
+			}
+			got[name] = s.GetGauge().GetValue()
+		}
+	}
+	return got
 }

@@ -240,6 +240,8 @@ func New(o Options) (*Worker, error) {
 	w.metrics = newMetrics(w, o.Registerer, o.NoTenantMetrics)
 	o.Delivery.Notify, o.Delivery.NotifyHost = w.attempted, w.hostChanged
 	o.Delivery.Pace, o.Delivery.Gate = w.pace.wait, w.gate
+	// The other half is for what else there is to do; and what waits meanwhile goes in
+	// fewer, larger requests.
 	half := max(1, runtime.GOMAXPROCS(0)/2)
 	w.scans = semaphore.NewWeighted(int64(half))
 	if o.Delivery.Writers == 0 {

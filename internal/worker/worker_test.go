@@ -638,29 +638,25 @@ func TestWindowOverrunsByAPortionOfALargeBatch(t *testing.T) {
 			o.Limits, o.Registerer = worker.DefaultLimits, metrics
 			o.Limits.WindowBytes = limit
 		})
-		var inMemory float64
-		look := func() bool {
-			families, err := metrics.Gather()
-			if err != nil {
-				t.Fatal(err)
-			}
-			inMemory = 0
-			for _, f := range families {
-				if f.GetName() == "refiner_source_in_flight_events" {
-					for _, of := range f.GetMetric() {
-						inMemory += of.GetGauge().GetValue()
-					}
-				}
-			}
-			return inMemory > 0
-		}
-		w.until("events to be under way", look)
+		inMemory := func() int { return int(gauges(t, metrics)["in_flight_events 0"]) }
+		w.until("events to be under way", func() bool { return inMemory() > 0 })
 		time.Sleep(500 * time.Millisecond) // before anything is passed
-		look()
-		least := 640 + size // what an event takes, without its calls
-		if most := (limit+limit/8)/least + 1; int(inMemory) > most {
-			t.Errorf("%v events are in memory, want at most %d", inMemory, most)
+		least := 640 + size                // what an event takes, without its calls
+		if n, most := inMemory(), (limit+limit/8)/least+1; n > most {
+			t.Errorf("%d events are in memory, want at most %d", n, most)
 		}
+		m.terminate()
+	})
+}
+
+// However small the window is, an event at a time goes through it.
+func TestWindowSmallerThanAnyEvent(t *testing.T) {
+	t.Parallel()
+	inBubble(t, func(_ *testing.T, w *world) {
+		m := w.join(small, func(o *worker.Options) { o.Limits.WindowBytes = 1 })
+		w.publishAll(3, 2)
+		w.until("all to be delivered", w.settled)
+		w.verify(never)
 		m.terminate()
 	})
 }
