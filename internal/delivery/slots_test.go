@@ -482,3 +482,43 @@ func TestProbeHasASlotThatIsLeftToLiveTraffic(t *testing.T) {
 		calls.Wait()
 	})
 }
+
+// Who gives up waiting, in whichever queue, leaves nothing behind that others wait for.
+func TestWhoGivesUpWaitingLeavesRoomForWhatCatchesUp(t *testing.T) {
+	t.Parallel()
+	for _, before := range []struct {
+		name    string
+		catchUp bool
+		n       int
+	}{
+		{"for others that catch up", true, 3},
+		{"for live traffic", false, 4},
+	} {
+		t.Run(before.name, func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) {
+				g := newGauge(map[string]time.Duration{"first": time.Second, "late": 100 * time.Millisecond})
+				d := newDeliverer(t, delivery.Options{Sender: g, Slots: 4, TurnCalls: 1000})
+				ctx, giveUp := context.WithCancel(t.Context())
+				var calls sync.WaitGroup
+				send := func(ctx context.Context, kind string, n int, catchUp bool) {
+					for i := range n {
+						calls.Go(func() {
+							d.Deliver(ctx, named(fmt.Sprint(kind, i), aHost), parts(1), delivery.DeliverOptions{CatchUp: catchUp})
+						})
+					}
+					synctest.Wait()
+				}
+				send(t.Context(), "first", before.n, before.catchUp)
+				send(ctx, "late", 8, true) // they find no slot
+				giveUp()
+				calls.Wait()
+				send(t.Context(), "late", 8, true)
+				if n := g.underWay("late"); n != 3 {
+					t.Errorf("%d are under way, want 3", n)
+				}
+				calls.Wait()
+			})
+		})
+	}
+}
