@@ -37,23 +37,9 @@ type attempt struct {
 	told      func() // Target.Written
 
 	requests  atomic.Int32
-	delivered atomic.Int32 // calls that analytics-go reports as sent
-	failed    atomic.Int32 // calls that it refused or could not send
+	delivered atomic.Int32 // messages that analytics-go reports as sent
+	failed    atomic.Int32 // messages that it refused or could not send
 	result    Result       // of the one request
-}
-
-// enqueue hands over the calls in their order, up to the first that is refused.
-func (a *attempt) enqueue(client analytics.Client) {
-	for i := range a.calls {
-		m, err := message(&a.calls[i])
-		if err == nil {
-			err = client.Enqueue(m)
-		}
-		if err != nil {
-			a.failed.Add(1)
-			return
-		}
-	}
 }
 
 // tell calls Target.Written, if it was not called yet or is not to be called at all.
@@ -63,16 +49,15 @@ func (a *attempt) tell() {
 	}
 }
 
-// Success counts a call that was sent.
+// Success counts a message that was sent.
 func (a *attempt) Success(analytics.Message) { a.delivered.Add(1) }
 
-// Failure counts a call that was not.
+// Failure counts a message that was not.
 func (a *attempt) Failure(analytics.Message, error) { a.failed.Add(1) }
 
 // roundTrip makes the attempt's request. Only a 2xx is a response to
 // analytics-go; all else is an error, so that it follows no redirect and reads
-// no body. A call that analytics-go refuses is known before the rest is
-// flushed: the rest does not travel without it.
+// no body.
 func (a *attempt) roundTrip(ctx context.Context, r *http.Request) (*http.Response, error) {
 	if a.failed.Load() > 0 || a.requests.Add(1) > 1 {
 		_ = r.Body.Close()
@@ -153,10 +138,10 @@ func outgoing(ctx context.Context, r *http.Request, batch *batchBody, written *a
 }
 
 // outcome is what became of the attempt, once its client is closed. Anything but
-// one request with all calls is no success, whatever was answered.
-func (a *attempt) outcome(calls int) Result {
+// one request for the one message is no success, whatever was answered.
+func (a *attempt) outcome() Result {
 	requests := a.requests.Load()
-	if requests != 1 || a.result.Class == Accepted && int(a.delivered.Load()) != calls {
+	if requests != 1 || a.result.Class == Accepted && a.delivered.Load() != 1 {
 		return Result{Class: Invalid, Unknown: requests > 0, Err: fmt.Errorf("post batch: %w", errIncomplete)}
 	}
 	return a.result

@@ -15,27 +15,30 @@ import (
 	"refinersource/internal/attribution"
 )
 
-// message is the message by which analytics-go knows a call: its ids and its time,
-// which analytics-go checks, counts and reports on. The call's own encoding takes its
-// place in the request (docs/decisions/0022).
-func message(c *attribution.Call) (analytics.Message, error) {
-	switch c.Kind {
-	case attribution.Identify:
-		return analytics.Identify{MessageId: c.MessageID, UserId: c.UserID, AnonymousId: c.AnonymousID, Timestamp: c.Timestamp}, nil
-	case attribution.Group:
-		return analytics.Group{
-			MessageId: c.MessageID, UserId: c.UserID, AnonymousId: c.AnonymousID, GroupId: c.GroupID, Timestamp: c.Timestamp,
-		}, nil
-	case attribution.Track:
-		return analytics.Track{
-			MessageId: c.MessageID, UserId: c.UserID, AnonymousId: c.AnonymousID, Event: c.Event, Timestamp: c.Timestamp,
-		}, nil
-	default:
-		return nil, fmt.Errorf("make message: call is of no kind: %d", c.Kind)
+// stands is the message that stands for a batch in what analytics-go makes: the batch's
+// first call by its ids and its time. The encodings of all calls take its place in the
+// request (docs/decisions/0022, 0023).
+func stands(first *attribution.Call) analytics.Message {
+	return analytics.Identify{
+		MessageId: first.MessageID, UserId: first.UserID, AnonymousId: first.AnonymousID, Timestamp: first.Timestamp,
 	}
 }
 
-// What stands around the messages in the body that analytics-go makes.
+// validate holds a call to the rules of analytics-go for its kind.
+func validate(c *attribution.Call) error {
+	switch c.Kind {
+	case attribution.Identify:
+		return analytics.Identify{UserId: c.UserID, AnonymousId: c.AnonymousID}.Validate()
+	case attribution.Group:
+		return analytics.Group{UserId: c.UserID, AnonymousId: c.AnonymousID, GroupId: c.GroupID}.Validate()
+	case attribution.Track:
+		return analytics.Track{UserId: c.UserID, AnonymousId: c.AnonymousID, Event: c.Event}.Validate()
+	default:
+		return fmt.Errorf("it is of no kind: %d", c.Kind)
+	}
+}
+
+// What stands around the message in the body that analytics-go makes.
 var (
 	batchBegins = []byte(`,"batch":[`)
 	batchEnds   = []byte(`],"context":`)
@@ -44,7 +47,7 @@ var (
 // errEnvelope says that analytics-go has made another request than it is known to.
 var errEnvelope = errors.New("the request is not one of a batch")
 
-// fill puts the calls' encodings in the place of the messages: the envelope is
+// fill puts the calls' encodings in the place of the message: the envelope is
 // analytics-go's, and each call the very bytes that were measured and, for its receipt,
 // digested. The caller releases the batch when the request is over.
 func fill(r *http.Request, calls []attribution.Call) (body *batchBody, err error) {

@@ -187,13 +187,13 @@ func (c *Client) Close() {
 //
 // The caller keeps a batch within MaxBatchCalls and MaxBatchPayload, and every
 // call within MaxCallBytes and with a message id and a timestamp. Otherwise, and
-// if analytics-go refuses a call, nothing is sent and the class is Invalid. A
+// if analytics-go would refuse a call, nothing is sent and the class is Invalid. A
 // target that cannot be used is Misconfigured, without a request either.
 //
 // One analytics.Client makes one attempt. By its own rules it would send a batch
 // in several requests at once, retry whatever the answer and follow redirects;
-// with a batch as large as the calls are many, no flush by time, and its Close
-// right after, it has one request to make, and attempt sees to the rest.
+// with a batch of one message, which stands for all calls, no flush by time, and its
+// Close right after, it has one request to make, and attempt sees to the rest.
 func (c *Client) Send(ctx context.Context, to Target, calls []attribution.Call) Result {
 	if ctx.Err() != nil {
 		return Result{Class: Canceled, Err: fmt.Errorf("post batch: %w", context.Cause(ctx))}
@@ -208,7 +208,7 @@ func (c *Client) Send(ctx context.Context, to Target, calls []attribution.Call) 
 	defer a.tell()
 	client, err := analytics.NewWithConfig(to.WriteKey.Reveal(), analytics.Config{
 		Endpoint:   to.Endpoint,
-		BatchSize:  len(calls),
+		BatchSize:  1,
 		Interval:   time.Hour,
 		RetryAfter: func(int) time.Duration { return time.Hour },
 		Transport: roundTripper(func(r *http.Request) (*http.Response, error) {
@@ -220,12 +220,11 @@ func (c *Client) Send(ctx context.Context, to Target, calls []attribution.Call) 
 	if err != nil {
 		return Result{Class: Invalid, Err: fmt.Errorf("open upload: %w", err)}
 	}
-	a.enqueue(client)
 	// Close returns when the upload is over, and makes its first failure its last.
-	if err := client.Close(); err != nil {
-		return Result{Class: Invalid, Err: fmt.Errorf("close upload: %w", err)}
+	if err := errors.Join(client.Enqueue(stands(&calls[0])), client.Close()); err != nil {
+		return Result{Class: Invalid, Err: fmt.Errorf("upload: %w", err)}
 	}
-	return a.outcome(len(calls))
+	return a.outcome()
 }
 
 // checkBatch holds the calls to Segment's limits and refuses what analytics-go
@@ -239,6 +238,9 @@ func checkBatch(calls []attribution.Call) error {
 	for i := range calls {
 		if calls[i].MessageID == "" || calls[i].Timestamp.IsZero() {
 			return fmt.Errorf("call %d has no message id or no timestamp", i)
+		}
+		if err := validate(&calls[i]); err != nil {
+			return fmt.Errorf("call %d: %w", i, err)
 		}
 		if !wellFormed(&calls[i]) {
 			return fmt.Errorf("call %d is no JSON", i)
