@@ -311,7 +311,6 @@ func (p *Publisher) deliver(x *parcel, err error) {
 type letterReader struct {
 	rest       []*letter
 	record     kafka.Record
-	headers    []kafka.Header
 	key, value stretch
 }
 
@@ -323,8 +322,7 @@ func (r *letterReader) ReadRecord() (*kafka.Record, error) {
 	rec := &r.rest[0].record
 	r.rest = r.rest[1:]
 	r.key.rest, r.value.rest = rec.Key, rec.Value
-	r.headers = kafkaHeaders(r.headers[:0], rec.Headers)
-	r.record = kafka.Record{Headers: r.headers, Time: rec.Time}
+	r.record = kafka.Record{Headers: rec.Headers, Time: rec.Time}
 	if rec.Key != nil { // which is not the same as an empty one
 		r.record.Key = &r.key
 	}

@@ -144,7 +144,7 @@ func (p *Publisher) appendAlone(ctx context.Context, partition int, rec *Record)
 		Partition:    partition,
 		RequiredAcks: kafka.RequireAll,
 		Records: kafka.NewRecordReader(kafka.Record{
-			Key: kafka.NewBytes(rec.Key), Value: kafka.NewBytes(rec.Value), Headers: kafkaHeaders(nil, rec.Headers), Time: rec.Time,
+			Key: kafka.NewBytes(rec.Key), Value: kafka.NewBytes(rec.Value), Headers: rec.Headers, Time: rec.Time,
 		}),
 	})
 	if err == nil {
@@ -169,14 +169,6 @@ func (p *Publisher) sizeOf(rec *Record) int {
 		size += headerFraming + len(h.Key) + len(h.Value)
 	}
 	return size
-}
-
-// kafkaHeaders appends the headers in kafka-go's form.
-func kafkaHeaders(dst []kafka.Header, headers []Header) []kafka.Header {
-	for _, h := range headers {
-		dst = append(dst, kafka.Header(h))
-	}
-	return dst
 }
 
 // Close waits for the requests under way, one attempt each, and ends. Publish

@@ -7,6 +7,8 @@ package queue
 import (
 	"slices"
 	"time"
+
+	"github.com/segmentio/kafka-go"
 )
 
 // Offset is a place in a partition's log.
@@ -31,11 +33,8 @@ const (
 	HeaderRedrive = "redrive"
 )
 
-// Header is one header of a record.
-type Header struct {
-	Key   string
-	Value []byte
-}
+// Header is one header of a record: a Key and a Value.
+type Header = kafka.Header
 
 // Record is a record of the log. Key and Value are the caller's to keep and must
 // not be changed.

@@ -191,13 +191,8 @@ func (r *Reader) record(rec *kafka.Record) (out Record, kept bool, err error) {
 	out = Record{
 		Position: Position{Topic: r.topic, Partition: r.partition, Offset: Offset(rec.Offset)},
 		Key:      key,
+		Headers:  rec.Headers,
 		Time:     rec.Time,
-	}
-	if len(rec.Headers) > 0 {
-		out.Headers = make([]Header, len(rec.Headers))
-		for i, h := range rec.Headers {
-			out.Headers[i] = Header(h)
-		}
 	}
 	if r.opts.Keep != nil && !r.opts.Keep(&out) {
 		if rec.Value != nil {

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"sync"
 	"sync/atomic"
@@ -122,6 +123,22 @@ func (r *reader) Read(p []byte) (int, error) {
 func (r *reader) WriteTo(w io.Writer) (int64, error) {
 	r.read.Store(true)
 	return r.Reader.WriteTo(w)
+}
+
+// conn writes what a connection's buffer has no room for of a batch as it stands, where
+// net/http would copy it through a buffer that it makes each time.
+type conn struct{ net.Conn }
+
+// ReadFrom implements io.ReaderFrom.
+func (c conn) ReadFrom(from io.Reader) (int64, error) {
+	if l, ok := from.(*io.LimitedReader); ok {
+		if r, ok := l.R.(*reader); ok && int64(r.Len()) <= l.N {
+			n, err := r.WriteTo(c.Conn)
+			l.N -= n
+			return n, err
+		}
+	}
+	return io.Copy(struct{ io.Writer }{c.Conn}, from)
 }
 
 // Close lets go of the batch.

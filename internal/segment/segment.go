@@ -48,7 +48,7 @@ const (
 const maxIdleConns = 1_024
 
 // writeBuffer is what a connection keeps to write from. A request that fits is one write;
-// of one that does not, net/http copies the rest through a buffer that it makes each time.
+// of one that does not, the rest is another.
 const writeBuffer = 16 << 10
 
 // maxTimeout is the deadline that analytics-go sets itself and that cannot be
@@ -148,11 +148,11 @@ func New(o Options) (*Client, error) {
 		if told, ok := ctx.Value(toldKey{}).(func()); ok {
 			told() // the request waits for its connection
 		}
-		conn, err := o.DialContext(ctx, network, address)
+		made, err := o.DialContext(ctx, network, address)
 		if err != nil {
 			return nil, dialError{err}
 		}
-		return conn, nil
+		return conn{made}, nil
 	}
 	protocols := new(http.Protocols)
 	protocols.SetHTTP1(true)

@@ -322,6 +322,40 @@ func TestAttemptsShareConnections(t *testing.T) {
 	}
 }
 
+// writeCounter counts the writes of a connection.
+type writeCounter struct {
+	net.Conn
+
+	writes *atomic.Int32
+}
+
+func (c writeCounter) Write(b []byte) (int, error) {
+	c.writes.Add(1)
+	return c.Conn.Write(b)
+}
+
+func TestLargeBatchIsWrittenAsItStands(t *testing.T) {
+	t.Parallel()
+	var writes atomic.Int32
+	capture := segment.NewCapture(segment.CaptureOptions{Keep: segment.MaxBatchCalls})
+	server := httptest.NewTestServer(t, capture)
+	dial := server.Client().Transport.(*http.Transport).DialContext
+	client := newClient(t, segment.Options{DialContext: func(ctx context.Context, network, address string) (net.Conn, error) {
+		made, err := dial(ctx, network, address)
+		return writeCounter{made, &writes}, err
+	}})
+	sent := calls(2000)
+	check(t, client.Send(t.Context(), segment.Target{Endpoint: server.URL, WriteKey: tenant.NewSecret(writeKey)}, sent), segment.Result{Class: segment.Accepted, Status: 200})
+	if got := writes.Load(); got != 2 {
+		t.Errorf("%d writes for a batch of 2,000 calls, want its beginning and the rest", got)
+	}
+	for i, c := range capture.Calls() {
+		if want := string(sent[i].AppendJSON(nil)); string(c.Call) != want {
+			t.Fatalf("call %d arrived as %s, want %s", i, c.Call, want)
+		}
+	}
+}
+
 // Who waits for a connection takes no processor from others, and says so.
 func TestWrittenIsToldBeforeAConnectionIsMade(t *testing.T) {
 	t.Parallel()

@@ -22,9 +22,11 @@ func BenchmarkDecode(b *testing.B) {
 	b.SetBytes(int64(len(raw)))
 	b.ReportAllocs()
 	for b.Loop() {
-		if _, err := survey.Decode(survey.RefinerWebhook, raw); err != nil {
+		c, err := survey.Decode(survey.RefinerWebhook, raw)
+		if err != nil {
 			b.Fatal(err)
 		}
+		c.Release()
 	}
 }
 

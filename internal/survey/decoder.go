@@ -25,6 +25,44 @@ type decoder struct {
 	// peek tells to keep no answers and no attributes.
 	peek  bool
 	fault *Fault
+	spare lists
+}
+
+// lists are those of a completion, empty, of which each is taken once.
+type lists struct {
+	answers    []Answer
+	attributes []Attribute
+	names      []string
+}
+
+// take returns an empty list: the spare one, or a new one with room for a few.
+func take[T any](spare *[]T) []T {
+	list := *spare
+	if *spare = nil; list == nil {
+		list = make([]T, 0, 8)
+	}
+	return list
+}
+
+// maxSpare bounds the lists that are kept.
+const maxSpare = 64
+
+// give empties a list and keeps its memory.
+func give[T any](spare *[]T, list []T) {
+	if clear(list); cap(list) > 0 && cap(list) <= maxSpare {
+		*spare = list[:0]
+	}
+}
+
+// Release gives back the memory of the lists of a completion that Decode made, which
+// is not used any more. What they held may be; not to call it costs only memory.
+func (c *Completion) Release() {
+	d := decoders.Get().(*decoder)
+	give(&d.spare.answers, c.Answers)
+	give(&d.spare.attributes, c.AccountAttributes)
+	give(&d.spare.names, c.UserAttributes)
+	decoders.Put(d)
+	c.Answers, c.AccountAttributes, c.UserAttributes = nil, nil, nil
 }
 
 // decoders keeps the memory of decoders that are not in use.
@@ -39,7 +77,7 @@ func newDecoder(raw []byte) *decoder {
 }
 
 func (d *decoder) close() {
-	*d = decoder{json: d.json}
+	*d = decoder{json: d.json, spare: d.spare}
 	d.json.Reset(&d.in)
 	decoders.Put(d)
 }
@@ -257,7 +295,7 @@ func (d *decoder) attributes() []Attribute {
 	var attributes []Attribute
 	for d.object(""); d.more(); {
 		if attributes == nil {
-			attributes = make([]Attribute, 0, 8)
+			attributes = take(&d.spare.attributes)
 		}
 		name := d.property()
 		attributes = append(attributes, Attribute{name, d.keep(d.read())})
@@ -274,7 +312,7 @@ func (d *decoder) attributeNames() []string {
 	var names []string
 	for d.object(""); d.more(); {
 		if names == nil {
-			names = make([]string, 0, 8)
+			names = take(&d.spare.names)
 		}
 		names = append(names, d.property())
 		d.skip()

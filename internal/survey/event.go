@@ -58,6 +58,9 @@ func (d *decoder) answers(c *Completion) {
 	for i := 0; d.more(); i++ {
 		a, ok := d.answerObject(i)
 		if ok && !d.peek {
+			if c.Answers == nil {
+				c.Answers = take(&d.spare.answers)
+			}
 			c.Answers = append(c.Answers, a)
 		}
 	}

@@ -114,7 +114,7 @@ func (d *decoder) responseField(r *response, name []byte, dataPointer string) {
 			return
 		}
 		if !d.peek {
-			r.answers = make([]Answer, 0, 8)
+			r.answers = take(&d.spare.answers)
 		}
 		for d.more() {
 			property := d.property()

@@ -115,6 +115,7 @@ func (w *Worker) decide(e *event, tenants *tenant.Registry) {
 	}
 	e.tenant = t
 	completion, err := survey.Decode(e.source, e.record.Value)
+	defer completion.Release()
 	if err != nil {
 		e.fault(deadletter.StageDecode, err)
 		return
