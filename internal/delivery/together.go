@@ -75,32 +75,31 @@ type trip struct {
 // that is over. If there is none, the caller has a trip of its own: it must begin or
 // cancel it, and others may join until then.
 func (t *together) join(ctx context.Context, tenant *tenantState, catchUp bool, parts [][]attribution.Call) (_ *trip, joined bool) {
-	own := newTrip(ctx, parts)
-	own.key = tripKey{tenant, catchUp}
+	calls, bytes := sizeOf(parts)
+	key := tripKey{tenant, catchUp}
 	t.mu.Lock()
-	if o := t.open[own.key]; o != nil && o.ctx == ctx && o.calls+own.calls <= maxTripCalls && o.bytes+own.bytes <= maxTripBytes {
+	if o := t.open[key]; o != nil && o.ctx == ctx && o.calls+calls <= maxTripCalls && o.bytes+bytes <= maxTripBytes {
 		o.requests++
-		o.parts, o.calls, o.bytes = append(o.parts, parts...), o.calls+own.calls, o.bytes+own.bytes
+		o.parts, o.calls, o.bytes = append(o.parts, parts...), o.calls+calls, o.bytes+bytes
 		t.mu.Unlock()
 		<-o.over // soon after ctx, which is that of all
 		return o, true
 	}
-	own.over = make(chan struct{})
-	t.open[own.key] = own
+	own := &trip{key: key, ctx: ctx, requests: 1, parts: slices.Clip(parts), calls: calls, bytes: bytes, over: make(chan struct{})}
+	t.open[key] = own
 	t.mu.Unlock()
 	return own, false
 }
 
-// newTrip is a trip of one request, which nobody waits for.
-func newTrip(ctx context.Context, parts [][]attribution.Call) *trip {
-	t := &trip{ctx: ctx, requests: 1, parts: slices.Clip(parts)}
-	for _, calls := range parts {
-		t.calls += len(calls)
-		for i := range calls {
-			t.bytes += calls[i].Size() + 1
+// sizeOf is how many calls the parts have, and how many bytes these take of a request.
+func sizeOf(parts [][]attribution.Call) (calls, bytes int) {
+	for _, part := range parts {
+		calls += len(part)
+		for i := range part {
+			bytes += part[i].Size() + 1
 		}
 	}
-	return t
+	return calls, bytes
 }
 
 // send makes the trip's attempt.
@@ -130,8 +129,9 @@ var flat = sync.Pool{New: func() any { return new([]attribution.Call) }}
 
 // begin lets nobody join the trip any more; nil is one that nobody may join.
 func (t *together) begin(ctx context.Context, own *trip, parts [][]attribution.Call) *trip {
-	if own == nil {
-		return newTrip(ctx, parts)
+	if own == nil { // nobody waits for this one
+		calls, bytes := sizeOf(parts)
+		return &trip{ctx: ctx, requests: 1, parts: parts, calls: calls, bytes: bytes}
 	}
 	t.shut(own)
 	return own
