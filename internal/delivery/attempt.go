@@ -90,6 +90,11 @@ type pass struct {
 // waits until it is over instead. A probe is neither live traffic nor held back for that.
 func (c *call) admit(ctx context.Context, r *request) (*tenant.Tenant, pass) {
 	late := c.o.CatchUp && !c.o.Probe
+	if ride := c.ride; ride != nil {
+		if c.ride = nil; ride.made {
+			return c.to(), pass{trip: ride, joined: true}
+		}
+	}
 	for {
 		var p pass
 		t := c.to()

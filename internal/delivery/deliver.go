@@ -39,20 +39,56 @@ import (
 //   - Retries, and bisecting what fails, are allowed a share of what the host
 //     accepts; beyond it the budget is spent at once.
 func (d *Deliverer) Deliver(ctx context.Context, to Source, parts [][]attribution.Call, o DeliverOptions) ([]Report, Verdict) {
-	c := &call{d: d, to: to, o: o, parts: parts, reports: make([]Report, len(parts))}
 	if len(parts) == 0 {
 		return nil, Verdict{}
 	}
-	all := make([]int, len(parts))
+	c := newCall(d, to, parts, o)
+	c.tenant = d.state.enter(to())
+	c.run(ctx)
+	return c.reports, c.verdict
+}
+
+// Join has the parts travel with a request of their tenant that waits to be written, if
+// there is one, and reports whether they do. Then it has done what Deliver does, and done
+// is called once with what Deliver returns, from another goroutine: soon after the answer
+// if that accepts them. It must not wait for long, since others that travel wait for it.
+//
+// What is to wait for something else does not join: a probe, and what is of a tenant that
+// is paused, has a rate limit, or is not to be asked now.
+func (d *Deliverer) Join(ctx context.Context, to Source, parts [][]attribution.Call, o DeliverOptions, done func([]Report, Verdict)) bool {
+	t := to()
+	if len(parts) == 0 || o.Probe || t.Paused || t.RateLimit > 0 || ctx.Err() != nil {
+		return false
+	}
+	c := newCall(d, to, parts, o)
+	if c.tenant = d.state.enterIfFree(t); c.tenant == nil {
+		return false
+	}
+	if !d.together.ride(ctx, tripKey{c.tenant, o.CatchUp}, rider{c, done}, parts) {
+		d.state.leave(c.tenant)
+		return false
+	}
+	if !o.CatchUp {
+		d.turns.sawLive()
+	}
+	return true
+}
+
+func newCall(d *Deliverer, to Source, parts [][]attribution.Call, o DeliverOptions) *call {
+	return &call{d: d, to: to, o: o, parts: parts, reports: make([]Report, len(parts))}
+}
+
+// run brings all parts to their outcome.
+func (c *call) run(ctx context.Context) {
+	defer c.d.state.leave(c.tenant)
+	all := make([]int, len(c.parts))
 	for i := range all {
 		all[i] = i
 		c.reports[i].Outcome = Failing
 	}
-	c.tenant = d.state.enter(to())
-	defer d.state.leave(c.tenant)
 	for {
 		c.deliver(ctx, all)
-		if c.verdict.Cause != Unavailable || o.Probe || !d.state.isHeld(c.tenant) {
+		if c.verdict.Cause != Unavailable || c.o.Probe || !c.d.state.isHeld(c.tenant) {
 			break
 		}
 		// The host is down, not the tenant: what is left waits for it.
@@ -60,7 +96,6 @@ func (d *Deliverer) Deliver(ctx context.Context, to Source, parts [][]attributio
 		c.ended, c.verdict, c.failedInRow = false, Verdict{}, 0
 	}
 	c.conclude()
-	return c.reports, c.verdict
 }
 
 // Bounds of what is held against a part, and against the tenant.
@@ -78,6 +113,7 @@ type call struct {
 	tenant  *tenantState
 	parts   [][]attribution.Call
 	reports []Report // Failing until the outcome is known
+	ride    *trip    // that the parts travelled on, which is over; the first attempt
 
 	ended    bool // no request is made any more
 	canceled bool // by the context or the gate

@@ -77,6 +77,20 @@ func (s *state) unlock() {
 func (s *state) enter(t *tenant.Tenant) *tenantState {
 	s.mu.Lock()
 	defer s.unlock()
+	return s.begin(t)
+}
+
+// enterIfFree is enter for a tenant that waits for nothing, and nil for any other.
+func (s *state) enterIfFree(t *tenant.Tenant) *tenantState {
+	s.mu.Lock()
+	defer s.unlock()
+	if ts := s.tenants[t.ID]; ts == nil || ts.endpoint != t.Endpoint || ts.isHeld() || !ts.notBefore.IsZero() && time.Until(ts.notBefore) > 0 {
+		return nil
+	}
+	return s.begin(t)
+}
+
+func (s *state) begin(t *tenant.Tenant) *tenantState {
 	s.forget(time.Now())
 	ts := s.tenants[t.ID]
 	if ts == nil {

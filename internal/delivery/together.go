@@ -65,6 +65,7 @@ type trip struct {
 	bytes    int
 
 	over   chan struct{} // closed when the rest is known
+	riders []rider       // who are told then
 	made   bool          // the attempt was made
 	result segment.Result
 	began  time.Time
@@ -75,12 +76,10 @@ type trip struct {
 // that is over. If there is none, the caller has a trip of its own: it must begin or
 // cancel it, and others may join until then.
 func (t *together) join(ctx context.Context, tenant *tenantState, catchUp bool, parts [][]attribution.Call) (_ *trip, joined bool) {
-	calls, bytes := sizeOf(parts)
 	key := tripKey{tenant, catchUp}
+	calls, bytes := sizeOf(parts)
 	t.mu.Lock()
-	if o := t.open[key]; o != nil && o.ctx == ctx && o.calls+calls <= maxTripCalls && o.bytes+bytes <= maxTripBytes {
-		o.requests++
-		o.parts, o.calls, o.bytes = append(o.parts, parts...), o.calls+calls, o.bytes+bytes
+	if o := t.open[key]; o != nil && o.ctx == ctx && o.add(parts, calls, bytes) {
 		t.mu.Unlock()
 		<-o.over // soon after ctx, which is that of all
 		return o, true
@@ -89,6 +88,51 @@ func (t *together) join(ctx context.Context, tenant *tenantState, catchUp bool, 
 	t.open[key] = own
 	t.mu.Unlock()
 	return own, false
+}
+
+// rider is a request that joined a trip without a goroutine that waits for it.
+type rider struct {
+	call *call
+	done func([]Report, Verdict)
+}
+
+// ride takes a request along on the trip that has not begun, if there is one, and reports
+// whether it did. The rider is told when that is over.
+func (t *together) ride(ctx context.Context, key tripKey, r rider, parts [][]attribution.Call) bool {
+	calls, bytes := sizeOf(parts)
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	o := t.open[key]
+	if o == nil || o.ctx != ctx || !o.add(parts, calls, bytes) {
+		return false
+	}
+	o.riders = append(o.riders, r)
+	return true
+}
+
+// add takes along a request of so many calls and bytes, if there is room.
+func (t *trip) add(parts [][]attribution.Call, calls, bytes int) bool {
+	if t.calls+calls > maxTripCalls || t.bytes+bytes > maxTripBytes {
+		return false
+	}
+	t.requests++
+	t.parts, t.calls, t.bytes = append(t.parts, parts...), t.calls+calls, t.bytes+bytes
+	return true
+}
+
+// arrive goes on with a request that rode on a trip which is over. What was accepted is
+// done at once; all else may take long.
+func (r rider) arrive(ride *trip) {
+	r.call.ride = ride
+	finish := func() {
+		r.call.run(ride.ctx)
+		r.done(r.call.reports, r.call.verdict)
+	}
+	if ride.made && ride.result.Class == segment.Accepted {
+		finish()
+	} else {
+		go finish()
+	}
 }
 
 // sizeOf is how many calls the parts have, and how many bytes these take of a request.
@@ -117,10 +161,15 @@ func (t *trip) send(ctx context.Context, s Sender, to segment.Target) {
 	flat.Put(all)
 }
 
-// end lets go those who joined: what the trip came to is known to all.
+// end lets go those who joined: what the trip came to is known to all, or that it was
+// not made.
 func (t *trip) end() {
-	if t.over != nil {
-		close(t.over)
+	if t.over == nil {
+		return
+	}
+	close(t.over)
+	for _, r := range t.riders {
+		r.arrive(t)
 	}
 }
 
@@ -141,7 +190,7 @@ func (t *together) begin(ctx context.Context, own *trip, parts [][]attribution.C
 func (t *together) cancel(p pass) {
 	if p.trip != nil && !p.joined {
 		t.shut(p.trip)
-		close(p.trip.over)
+		p.trip.end()
 	}
 }
 

@@ -48,8 +48,8 @@ type partition struct {
 	// skips are the lanes that are behind, for those who read: a new map each time.
 	skips atomic.Pointer[map[string]struct{}]
 
-	work   chan lane.Request[*event] // to senders that have nothing to send
-	idling atomic.Int32              // so many
+	work   chan *done   // to senders that have nothing to send
+	idling atomic.Int32 // so many
 
 	flights   map[string]time.Time // lanes with a request in flight, and since when
 	notBefore time.Time            // nothing is sent before
@@ -90,7 +90,7 @@ func newPartition(w *Worker, a queue.Assignment, limits lane.Limits, partitions 
 		lanes:      lane.New[*event](limits, lane.Offset(a.Offset)),
 		asks:       make(chan chan<- commitState),
 		ended:      make(chan struct{}),
-		work:       make(chan lane.Request[*event]),
+		work:       make(chan *done),
 		flights:    make(map[string]time.Time),
 		suspended:  make(map[string]*suspension),
 		failing:    make(map[string]*failing),
@@ -119,7 +119,7 @@ func (p *partition) run(fetching, attempts context.Context) {
 	}
 	p.first.Store(new(p.state(lane.Working)))
 	p.lease.renew(time.Now())
-	live, returned := make(chan fetched), make(chan done)
+	live, returned := make(chan fetched), make(chan *done, maxReturned)
 	var running sync.WaitGroup
 	defer running.Wait()
 	defer close(p.work)
@@ -180,6 +180,9 @@ func (p *partition) run(fetching, attempts context.Context) {
 			p.lanes.Reach(f.next)
 		case d := <-returned:
 			p.returned(d)
+			for range len(returned) {
+				p.returned(<-returned)
+			}
 		case s := <-p.scan.answers:
 			p.scan.take(s)
 		case end := <-ends:
@@ -204,7 +207,7 @@ func (p *partition) rests(now time.Time) bool {
 
 // sendAll starts every request that may be sent now. What was begun is finished in a
 // drain all the same.
-func (p *partition) sendAll(attempts context.Context, running *sync.WaitGroup, returned chan<- done) {
+func (p *partition) sendAll(attempts context.Context, running *sync.WaitGroup, returned chan *done) {
 	if now := time.Now(); now.Before(p.notBefore) || p.replay.held() || p.rests(now) && !p.draining {
 		return
 	}
@@ -214,27 +217,37 @@ func (p *partition) sendAll(attempts context.Context, running *sync.WaitGroup, r
 			return
 		}
 		p.flights[r.Lane] = time.Now()
+		d := prepare(r)
+		if p.join(attempts, d, running, returned) {
+			continue
+		}
 		select {
-		case p.work <- r:
+		case p.work <- d:
 		default:
-			running.Go(func() { p.sender(attempts, r, returned) })
+			running.Go(func() { p.sender(attempts, d, returned) })
 		}
 	}
 }
 
-// idleSenders bounds the senders of a partition that have nothing to send. They are
-// kept for their stacks, which a new one has to grow.
-const idleSenders = 8
+const (
+	// idleSenders bounds the senders of a partition that have nothing to send. They are
+	// kept for their stacks, which a new one has to grow.
+	idleSenders = 8
+	// maxReturned is how many requests may have come back before they wait for the
+	// partition to take them in.
+	maxReturned = 64
+)
 
 // sender sends a request, and then what it is given, until there is no more.
-func (p *partition) sender(attempts context.Context, r lane.Request[*event], returned chan<- done) {
+func (p *partition) sender(attempts context.Context, d *done, returned chan<- *done) {
 	for given := true; given; {
-		returned <- p.send(attempts, r)
+		p.send(attempts, d)
+		returned <- d
 		if p.idling.Add(1) > idleSenders {
 			p.idling.Add(-1)
 			return
 		}
-		r, given = <-p.work
+		d, given = <-p.work
 		p.idling.Add(-1)
 	}
 }

@@ -2,6 +2,7 @@ package worker
 
 import (
 	"context"
+	"sync"
 	"time"
 
 	"github.com/cenkalti/backoff/v4"
@@ -25,9 +26,14 @@ const (
 // causeLetters says that the lane's dead letters cannot be written.
 const causeLetters delivery.Cause = "letters"
 
-// done is a request that has come back.
+// done is a request on its way, and then what has become of it.
 type done struct {
-	request  lane.Request[*event]
+	request lane.Request[*event]
+	tenant  *tenant.Tenant
+	which   []int // the parts that are calls; the others are dead letters
+	parts   [][]attribution.Call
+	gap     time.Duration // to wait before they are sent
+
 	outcomes []lane.Outcome
 	// failed says of each part whether the receiver did not take it when it
 	// travelled alone; its outcome is then for the partition to say.
@@ -36,17 +42,16 @@ type done struct {
 	accepted bool   // something was
 	cut      bool   // something was left without a known outcome
 	verdict  delivery.Verdict
-	tenant   *tenant.Tenant
 }
 
-// send brings a request to its end and says what became of each part.
-func (p *partition) send(ctx context.Context, r lane.Request[*event]) done {
+// prepare says what of a request is to be sent.
+func prepare(r lane.Request[*event]) *done {
 	n := len(r.Parts)
 	found := make([]bool, 2*n)
-	d := done{request: r, outcomes: make([]lane.Outcome, n), failed: found[:n:n], blamed: found[n:]}
-	which := make([]int, 0, n) // the parts that are calls; the others are dead letters
-	parts := make([][]attribution.Call, 0, n)
-	gap := time.Duration(0)
+	d := &done{
+		request: r, which: make([]int, 0, n), parts: make([][]attribution.Call, 0, n),
+		outcomes: make([]lane.Outcome, n), failed: found[:n:n], blamed: found[n:],
+	}
 	for i, part := range r.Parts {
 		e := part.Item.Payload
 		if e.tenant != nil {
@@ -56,26 +61,57 @@ func (p *partition) send(ctx context.Context, r lane.Request[*event]) done {
 		if e.letter != nil {
 			continue
 		}
-		which, parts = append(which, i), append(parts, e.steps[part.Step])
+		d.which, d.parts = append(d.which, i), append(d.parts, e.steps[part.Step])
 		if part.Step > 0 {
-			gap = e.tenant.PairGap
+			d.gap = e.tenant.PairGap
 		}
 	}
-	if len(which) < len(r.Parts) {
-		p.bury(ctx, &d)
+	return d
+}
+
+// join has a request travel with another of its tenant that waits to be written, if there
+// is one: then it comes back without a sender of its own.
+func (p *partition) join(ctx context.Context, d *done, running *sync.WaitGroup, returned chan<- *done) bool {
+	if r := &d.request; r.Probe || r.Alone || d.gap > 0 || len(d.which) < len(r.Parts) {
+		return false
 	}
-	if len(which) == 0 {
-		return d
+	source, began := p.w.source(d.tenant), time.Now()
+	running.Add(1)
+	if !p.w.deliverer.Join(ctx, source, d.parts, delivery.DeliverOptions{CatchUp: d.request.Behind}, func(reports []delivery.Report, verdict delivery.Verdict) {
+		defer running.Done()
+		p.conclude(ctx, d, source, began, reports, verdict)
+		returned <- d
+	}) {
+		running.Done()
+		return false
+	}
+	return true
+}
+
+// send brings a request to its end and says what became of each part.
+func (p *partition) send(ctx context.Context, d *done) {
+	if len(d.which) < len(d.request.Parts) {
+		p.bury(ctx, d)
+	}
+	if len(d.which) == 0 {
+		return
 	}
 	// The step before was accepted before this request was handed out.
-	if gap > 0 {
+	if d.gap > 0 {
 		select {
 		case <-ctx.Done():
-		case <-time.After(gap):
+		case <-time.After(d.gap):
 		}
 	}
 	source, began := p.w.source(d.tenant), time.Now()
-	reports, verdict := p.w.deliverer.Deliver(ctx, source, parts, delivery.DeliverOptions{Probe: r.Probe || r.Alone, CatchUp: r.Behind})
+	o := delivery.DeliverOptions{Probe: d.request.Probe || d.request.Alone, CatchUp: d.request.Behind}
+	reports, verdict := p.w.deliverer.Deliver(ctx, source, d.parts, o)
+	p.conclude(ctx, d, source, began, reports, verdict)
+}
+
+// conclude says what became of each part that was sent.
+func (p *partition) conclude(ctx context.Context, d *done, source delivery.Source, began time.Time, reports []delivery.Report, verdict delivery.Verdict) {
+	r := &d.request
 	if r.Alone && verdict.Cause == delivery.Unavailable {
 		// It has failed alone before, while others were accepted. Whether the tenant
 		// fails, they will tell.
@@ -86,7 +122,7 @@ func (p *partition) send(ctx context.Context, r lane.Request[*event]) done {
 	}
 	guilty := false
 	for j, report := range reports {
-		i := which[j]
+		i := d.which[j]
 		e := r.Parts[i].Item.Payload
 		if e.attempts += report.Attempts; e.attempts > 0 && e.first.IsZero() {
 			e.first = began
@@ -96,16 +132,16 @@ func (p *partition) send(ctx context.Context, r lane.Request[*event]) done {
 		case delivery.Accepted:
 			d.outcomes[i], d.accepted = lane.Accepted, true
 			if p.w.o.OnCall != nil {
-				for k := range parts[j] {
-					p.w.o.OnCall(e.tenant.ID, &parts[j][k])
+				for k := range d.parts[j] {
+					p.w.o.OnCall(e.tenant.ID, &d.parts[j][k])
 				}
 			}
 		case delivery.Rejected, delivery.TooLarge, delivery.Invalid:
-			e.reject(parts[j][0].Kind, report)
+			e.reject(d.parts[j][0].Kind, report)
 			guilty = true
 		case delivery.Failing:
 			d.outcomes[i] = lane.Abandoned
-			d.failed[i] = verdict.Cause == "" || len(parts) == 1 && verdict.Cause == delivery.Unavailable
+			d.failed[i] = verdict.Cause == "" || len(d.parts) == 1 && verdict.Cause == delivery.Unavailable
 			// Only what may be the event's own fault is held against it: an answer, or
 			// none to a request that had been sent.
 			d.blamed[i] = d.failed[i] && (report.Last.Status != 0 || report.Unknown)
@@ -116,9 +152,8 @@ func (p *partition) send(ctx context.Context, r lane.Request[*event]) done {
 		}
 	}
 	if guilty {
-		p.bury(ctx, &d)
+		p.bury(ctx, d)
 	}
-	return d
 }
 
 // callsOf is how many calls steps have.

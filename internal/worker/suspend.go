@@ -258,7 +258,7 @@ func (p *partition) forget(e *event) {
 }
 
 // returned takes in a request that has come back.
-func (p *partition) returned(d done) {
+func (p *partition) returned(d *done) {
 	name := d.request.Lane
 	delete(p.flights, name)
 	now := time.Now()
