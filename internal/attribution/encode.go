@@ -94,10 +94,18 @@ func appendTrait(dst []byte, t *Trait) []byte {
 	return appendValue(dst, t.Value)
 }
 
+// special are the bytes that JSON, or HTML in it, writes otherwise, or may.
+var special = func() (is [256]bool) {
+	for c := range is {
+		is[c] = c < ' ' || c >= utf8.RuneSelf || strings.IndexByte(`"\<>&`, byte(c)) >= 0
+	}
+	return is
+}()
+
 // appendString appends a string as JSON.
 func appendString(dst []byte, s string) []byte {
 	for i := range len(s) {
-		if c := s[i]; c < ' ' || c >= utf8.RuneSelf || strings.IndexByte(`"\<>&`, c) >= 0 {
+		if special[s[i]] {
 			quoted, _ := jsontext.AppendQuote(nil, s) // invalid UTF-8 is replaced
 			return appendValue(dst, quoted)
 		}
@@ -115,7 +123,11 @@ func appendValue(dst []byte, v jsontext.Value) []byte {
 	copied := 0 // how much of v is in dst, or left out
 	inString := false
 	for i := 0; i < len(v); i++ {
-		switch c := v[i]; c {
+		c := v[i]
+		if c != ' ' && !special[c] {
+			continue
+		}
+		switch c {
 		case '"':
 			inString = !inString
 		case '\\':
