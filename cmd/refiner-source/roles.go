@@ -2,6 +2,7 @@ package main
 
 import (
 	"errors"
+	"math"
 	"os"
 	"runtime/debug"
 	"time"
@@ -91,28 +92,34 @@ func newIngress() *cobra.Command {
 	f := addRoleFlags(cmd)
 	listen := cmd.Flags().String("listen", "127.0.0.1:8080", "address for senders")
 	cmd.RunE = work(func(cmd *cobra.Command, _ []string) error {
-		collectRarely(os.LookupEnv)
+		collect(os.LookupEnv, ingressGCPercent, ingressMemoryLimit)
 		return f.run(cmd, "ingress", app.Options{Ingress: &app.IngressOptions{Listen: *listen}})
 	})
 	return cmd
 }
 
-// What an ingress tells Go's garbage collector: see collectRarely.
+// What the roles tell Go's garbage collector.
+//
+// A collection costs an ingress as much as it has connections, since it looks through
+// their stacks, and hardly anything outlives its request: it trades memory for time, up to
+// a limit of nearly twice what may live, the bodies in flight and all connections.
+//
+// A worker makes requests as large as the events that it holds are many. It is better off
+// with more of these and less garbage between two collections.
 const (
 	ingressGCPercent   = 400
-	ingressMemoryLimit = 256 << 20 // nearly twice what may live: the bodies in flight, and all connections
+	ingressMemoryLimit = 256 << 20
+	workerGCPercent    = 70
 )
 
-// collectRarely trades memory for time. A collection costs an ingress as much as it
-// has connections, since it looks through their stacks, and hardly anything outlives
-// its request. The limit has it collect more often before memory grows. GOGC and
-// GOMEMLIMIT stay in force where they are set.
-func collectRarely(env func(string) (string, bool)) {
+// collect has garbage collected at so many percent and within a limit, unless GOGC and
+// GOMEMLIMIT say otherwise.
+func collect(env func(string) (string, bool), percent int, limit int64) {
 	if _, ok := env("GOGC"); !ok {
-		debug.SetGCPercent(ingressGCPercent)
+		debug.SetGCPercent(percent)
 	}
 	if _, ok := env("GOMEMLIMIT"); !ok {
-		debug.SetMemoryLimit(ingressMemoryLimit)
+		debug.SetMemoryLimit(limit)
 	}
 }
 
@@ -141,6 +148,7 @@ func newWorker() *cobra.Command {
 		if *accept < 0 {
 			return usagef("--accept-partitions is %d; give the topic's number of partitions", *accept)
 		}
+		collect(os.LookupEnv, workerGCPercent, math.MaxInt64)
 		return f.run(cmd, "worker", app.Options{Worker: &app.WorkerOptions{
 			Group:            *group,
 			GroupOptions:     app.SessionOptions(*session),

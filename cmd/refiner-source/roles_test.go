@@ -5,9 +5,9 @@ import (
 	"testing"
 )
 
-// TestIngressCollectsRarelyUnlessToldOtherwise is not parallel: the settings are the
+// TestGarbageIsCollectedAsTheEnvironmentSays is not parallel: the settings are the
 // process's.
-func TestIngressCollectsRarelyUnlessToldOtherwise(t *testing.T) {
+func TestGarbageIsCollectedAsTheEnvironmentSays(t *testing.T) {
 	for name, c := range map[string]struct {
 		env     map[string]string
 		percent int
@@ -22,7 +22,7 @@ func TestIngressCollectsRarelyUnlessToldOtherwise(t *testing.T) {
 			percent, limit := debug.SetGCPercent(77), debug.SetMemoryLimit(1<<30)
 			defer debug.SetGCPercent(percent)
 			defer debug.SetMemoryLimit(limit)
-			collectRarely(func(name string) (string, bool) { v, ok := c.env[name]; return v, ok })
+			collect(func(name string) (string, bool) { v, ok := c.env[name]; return v, ok }, ingressGCPercent, ingressMemoryLimit)
 			if got := debug.SetMemoryLimit(-1); got != c.limit {
 				t.Errorf("memory limit: got %d, want %d", got, c.limit)
 			}

@@ -44,7 +44,7 @@ const (
 )
 
 // DefaultMemory is what the windows of all partitions of a worker may take together.
-const DefaultMemory = 18 << 20
+const DefaultMemory = 24 << 20
 
 // minWindowBytes is what the window of a partition may take however many there are.
 const minWindowBytes = 256 << 10
