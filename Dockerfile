@@ -4,7 +4,7 @@ WORKDIR /src
 COPY go.mod go.sum ./
 RUN go mod download
 COPY . .
-RUN CGO_ENABLED=0 go build -trimpath -ldflags "-s -w" -o /refiner-source ./cmd/refiner-source
+RUN CGO_ENABLED=0 go build -pgo=cmd/refiner-source/release.pgo -trimpath -ldflags "-s -w" -o /refiner-source ./cmd/refiner-source
 
 FROM scratch
 COPY --from=build /etc/ssl/certs/ca-certificates.crt /etc/ssl/certs/

@@ -33,6 +33,7 @@ type place struct {
 	group    string
 	tenants  string // its file
 	endpoint string
+	admin    string // where a worker tells of itself
 }
 
 func (p *place) topic() string { return queue.Topics{Prefix: p.prefix}.Events() }
@@ -41,7 +42,7 @@ func (p *place) topic() string { return queue.Topics{Prefix: p.prefix}.Events() 
 type programs map[string]string
 
 // build builds the programs that are measured with the Go that runs this one. The
-// worker is built in its own module, with the versions that are shipped.
+// worker is built in its own module, with the versions and the profile that are shipped.
 func build(ctx context.Context, dir string, names ...string) (programs, error) {
 	list := exec.CommandContext(ctx, "go", "list", "-m", "-f", "{{.Dir}}", "refinersource", "refinersource/bench")
 	var said strings.Builder
@@ -54,8 +55,8 @@ func build(ctx context.Context, dir string, names ...string) (programs, error) {
 	if len(roots) != 2 {
 		return nil, errors.New("find the sources: run this in the directory bench")
 	}
-	sources := map[string][2]string{ // module and package
-		"refiner-source": {roots[0], "./cmd/refiner-source"},
+	sources := map[string][]string{ // the module, then the package and what else go build is told
+		"refiner-source": {roots[0], "-pgo=cmd/refiner-source/release.pgo", "./cmd/refiner-source"},
 		"floor":          {roots[1], "./floor"},
 		"bare":           {roots[1], "./bare"},
 		"bento":          {filepath.Join(roots[1], "bento"), "."},
@@ -64,7 +65,7 @@ func build(ctx context.Context, dir string, names ...string) (programs, error) {
 	for _, name := range names {
 		source := sources[name]
 		path := filepath.Join(dir, name)
-		cmd := exec.CommandContext(ctx, "go", "build", "-o", path, source[1])
+		cmd := exec.CommandContext(ctx, "go", slices.Concat([]string{"build", "-o", path}, source[1:])...)
 		cmd.Dir = source[0]
 		if out, err := cmd.CombinedOutput(); err != nil {
 			return nil, fmt.Errorf("build %s: %w: %s", name, err, out)
@@ -79,7 +80,7 @@ func workerSystem(name, binary string, strict bool, args ...string) system {
 	return system{name: name, strict: strict, start: func(ctx context.Context, at *place) (*process, error) {
 		all := slices.Concat([]string{
 			"worker", "--brokers", join(at.brokers), "--topic-prefix", at.prefix, "--group", at.group,
-			"--tenants", at.tenants, "--admin-listen", "127.0.0.1:0",
+			"--tenants", at.tenants, "--admin-listen", at.admin,
 		}, args)
 		return start(ctx, at.dir, binary, all...)
 	}}
@@ -140,6 +141,7 @@ type bench struct {
 	configured int // tenants in the file
 	pairing    string
 	stalled    time.Duration // how long nothing may come
+	profiles   string        // directory of CPU profiles; "" takes none
 }
 
 // scene is a receiver and a place for one run.
@@ -155,7 +157,7 @@ func (b *bench) scene(ctx context.Context, s *system, prefix string, l *load, de
 	}
 	return r, &place{
 		dir: b.dir, brokers: b.cluster.brokers, prefix: prefix, group: b.cluster.group(),
-		tenants: tenants, endpoint: r.url,
+		tenants: tenants, endpoint: r.url, admin: "127.0.0.1:0",
 	}, nil
 }
 
@@ -167,11 +169,22 @@ func (b *bench) drain(ctx context.Context, s *system, prefix string, delay time.
 		return out, err
 	}
 	defer r.close()
+	if b.profiles != "" {
+		if at.admin, err = freeAddress(ctx); err != nil {
+			return out, err
+		}
+	}
 	p, err := s.start(ctx, at)
 	if err != nil {
 		return out, err
 	}
-	b.finish(ctx, &out, r, at, r.await(until(ctx, p), b.load.events(), b.stalled), p)
+	running := until(ctx, p)
+	profiled := func() error { return nil }
+	if b.profiles != "" {
+		profiled = b.profile(running, s.name, at.admin)
+	}
+	err = errors.Join(r.await(running, b.load.events(), b.stalled), profiled())
+	b.finish(ctx, &out, r, at, err, p)
 	out.CPU /= float64(b.load.events())
 	if took := r.ended.Sub(r.begun); took > 0 {
 		out.Rate = float64(b.load.events()) / took.Seconds()

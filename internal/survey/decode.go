@@ -33,17 +33,10 @@ func Decode(source Source, raw []byte) (Completion, error) {
 func (d *decoder) decode(source Source, raw []byte) (Completion, error) {
 	var c Completion
 	var who respondent
-	switch {
-	case tooDeep(raw):
-		d.undecodable("", "nested deeper than 64 levels")
-	case source == RefinerWebhook:
-		d.refiner(&c, &who)
-	case source == SurveyEvent:
-		d.event(&c, &who)
-	default:
-		d.undecodable("", "of an unknown source; it must be refiner-webhook or survey-event")
+	for d.pass(source, &c, &who); d.fast && (!d.scan.ok || d.fault != nil); d.pass(source, &c, &who) {
+		c, who = Completion{}, respondent{}
+		d.restart()
 	}
-	d.end()
 	if d.fault != nil {
 		return Completion{ID: derivedID(raw)}, d.fault
 	}
@@ -56,6 +49,21 @@ func (d *decoder) decode(source Source, raw []byte) (Completion, error) {
 		return c, fault
 	}
 	return c, nil
+}
+
+// pass reads the event once.
+func (d *decoder) pass(source Source, c *Completion, who *respondent) {
+	switch {
+	case !d.fast && tooDeep(d.raw):
+		d.undecodable("", "nested deeper than 64 levels")
+	case source == RefinerWebhook:
+		d.refiner(c, who)
+	case source == SurveyEvent:
+		d.event(c, who)
+	default:
+		d.undecodable("", "of an unknown source; it must be refiner-webhook or survey-event")
+	}
+	d.end()
 }
 
 // derivedID is the id of an event that has none: the same bytes get the same.

@@ -12,10 +12,17 @@ import (
 
 // decoder reads one event in one pass. After the first fault it reads no
 // further: more reports false and read returns nothing, so that every loop ends.
+//
+// It tokenizes with the scanner, which is fast and takes only what nearly all events are
+// made of. Where that stops, or a fault is found, it begins again with jsontext, which
+// knows the rest and what exactly is wrong.
 type decoder struct {
 	raw  []byte
+	scan scanner
+	fast bool // it tokenizes with scan
 	in   bytes.Buffer
 	json *jsontext.Decoder
+	at   int // where the value that was read last begins
 	// text is the event as a string that shares its memory; the strings of a
 	// completion are parts of it. Where it is empty, each string is a copy of its own.
 	text string
@@ -71,14 +78,23 @@ var decoders = sync.Pool{New: func() any { return &decoder{json: new(jsontext.De
 // newDecoder returns a decoder for one event; close gives it back.
 func newDecoder(raw []byte) *decoder {
 	d := decoders.Get().(*decoder)
-	d.raw, d.in = raw, *bytes.NewBuffer(raw)
-	d.json.Reset(&d.in, jsontext.AllowDuplicateNames(true), jsontext.AllowInvalidUTF8(true))
+	d.raw, d.fast, d.scan = raw, true, scanner{raw: raw, ok: true}
 	return d
 }
 
+// restart begins again with jsontext.
+func (d *decoder) restart() {
+	d.fast, d.fault, d.values = false, nil, nil
+	d.in = *bytes.NewBuffer(d.raw)
+	d.json.Reset(&d.in, jsontext.AllowDuplicateNames(true), jsontext.AllowInvalidUTF8(true))
+}
+
 func (d *decoder) close() {
+	if !d.fast {
+		d.in = bytes.Buffer{}
+		d.json.Reset(&d.in)
+	}
 	*d = decoder{json: d.json, spare: d.spare}
-	d.json.Reset(&d.in)
 	decoders.Put(d)
 }
 
@@ -91,6 +107,10 @@ func (d *decoder) undecodable(pointer, detail string) {
 
 // root enters the event's object.
 func (d *decoder) root() {
+	if d.fast {
+		d.scan.open('{')
+		return
+	}
 	if k := d.json.PeekKind(); k != '{' && k != jsontext.KindInvalid {
 		d.undecodable("", "must be one JSON object")
 		return
@@ -102,7 +122,11 @@ func (d *decoder) root() {
 
 // end makes sure that nothing follows the event's object.
 func (d *decoder) end() {
-	if d.fault != nil {
+	switch {
+	case d.fault != nil:
+		return
+	case d.fast:
+		d.scan.end()
 		return
 	}
 	if _, err := d.json.ReadToken(); !errors.Is(err, io.EOF) {
@@ -113,8 +137,11 @@ func (d *decoder) end() {
 // more reports whether the object or array that was entered goes on; if not, it
 // has been left.
 func (d *decoder) more() bool {
-	if d.fault != nil {
+	switch {
+	case d.fault != nil:
 		return false
+	case d.fast:
+		return d.scan.more()
 	}
 	switch d.json.PeekKind() {
 	case '}', ']':
@@ -130,22 +157,55 @@ func (d *decoder) more() bool {
 	}
 }
 
-// read returns the next value or member name as it stands, valid until the next read.
+// read returns the next value as it stands, valid until the next read.
 func (d *decoder) read() jsontext.Value {
-	if d.fault != nil {
+	switch {
+	case d.fault != nil:
 		return nil
+	case d.fast:
+		d.scan.peek()
+		d.at = d.scan.at
+		if d.scan.skip(); !d.scan.ok {
+			return nil
+		}
+		return d.raw[d.at:d.scan.at]
 	}
 	v, err := d.json.ReadValue()
 	if err != nil {
 		d.syntax()
 		return nil
 	}
+	d.at = int(d.json.InputOffset()) - len(v)
 	return v
+}
+
+// readName is read for a member's name.
+func (d *decoder) readName() jsontext.Value {
+	if !d.fast {
+		return d.read()
+	}
+	if d.fault != nil {
+		return nil
+	}
+	d.scan.peek()
+	d.at = d.scan.at
+	if d.scan.string(); !d.scan.ok {
+		return nil
+	}
+	end := d.scan.at
+	if d.scan.colon(); !d.scan.ok {
+		return nil
+	}
+	return d.raw[d.at:end]
 }
 
 // skip passes over the next value.
 func (d *decoder) skip() {
-	if d.fault != nil {
+	switch {
+	case d.fault != nil:
+		return
+	case d.fast:
+		d.scan.skip()
 		return
 	}
 	if err := d.json.SkipValue(); err != nil {
@@ -159,6 +219,7 @@ func (d *decoder) skip() {
 func (d *decoder) syntax() {
 	again := newDecoder(d.raw)
 	defer again.close()
+	again.restart()
 	_, err := again.json.ReadValue()
 	e, ok := errors.AsType[*jsontext.SyntacticError](err)
 	switch {
@@ -172,7 +233,15 @@ func (d *decoder) syntax() {
 }
 
 // isObject reports whether the next value is an object.
-func (d *decoder) isObject() bool { return d.fault == nil && d.json.PeekKind() == '{' }
+func (d *decoder) isObject() bool { return d.fault == nil && d.nextIs('{') }
+
+// nextIs reports whether the next value is an object or an array.
+func (d *decoder) nextIs(kind jsontext.Kind) bool {
+	if d.fast {
+		return d.scan.peek() == byte(kind)
+	}
+	return d.json.PeekKind() == kind
+}
 
 // object enters the next value, an object. It reports false for null, and for
 // the empty array that PHP makes of an empty object; all else is a fault.
@@ -184,14 +253,18 @@ func (d *decoder) object(pointer string) bool {
 func (d *decoder) array(pointer string) bool { return d.open('[', pointer, "must be an array or null") }
 
 func (d *decoder) open(kind jsontext.Kind, pointer, detail string) bool {
-	if d.fault == nil && d.json.PeekKind() == kind {
+	if d.fault == nil && d.nextIs(kind) {
+		if d.fast {
+			d.scan.open(byte(kind))
+			return d.scan.ok
+		}
 		if _, err := d.json.ReadToken(); err != nil {
 			d.syntax()
 		}
 		return true
 	}
 	v := d.read()
-	if d.fault == nil && v.Kind() != 'n' && !(v.Kind() == '[' && emptyArray(v)) {
+	if v != nil && v.Kind() != 'n' && !(v.Kind() == '[' && emptyArray(v)) {
 		d.undecodable(pointer, detail)
 	}
 	return false
@@ -201,7 +274,7 @@ func emptyArray(v jsontext.Value) bool { return len(bytes.TrimSpace(v[1:len(v)-1
 
 // name reads a member's name for comparison, valid until the next read.
 func (d *decoder) name() []byte {
-	v := d.read()
+	v := d.readName()
 	switch {
 	case v == nil:
 		return nil
@@ -215,7 +288,7 @@ func (d *decoder) name() []byte {
 
 // property reads a member's name that is a property's.
 func (d *decoder) property() string {
-	v := d.read()
+	v := d.readName()
 	if d.peek {
 		return ""
 	}
@@ -233,8 +306,7 @@ func (d *decoder) textOf(v jsontext.Value) string {
 		if d.text == "" {
 			return string(bytes.TrimSpace(v[1 : len(v)-1]))
 		}
-		end := int(d.json.InputOffset())
-		return strings.TrimSpace(d.text[end-len(v)+1 : end-1])
+		return strings.TrimSpace(d.text[d.at+1 : d.at+len(v)-1])
 	case '0':
 		if isInteger(v) {
 			return string(v)
@@ -356,8 +428,8 @@ func (d *decoder) answer() (jsontext.Value, bool) {
 // is clean there, and else as a copy.
 func (d *decoder) keep(raw jsontext.Value) jsontext.Value {
 	if isClean(raw) {
-		end := int(d.json.InputOffset())
-		return jsontext.Value(d.raw[end-len(raw) : end : end])
+		end := d.at + len(raw)
+		return jsontext.Value(d.raw[d.at:end:end])
 	}
 	start := len(d.values)
 	d.values = appendClean(d.values, raw)

@@ -7,6 +7,7 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
 	"pgregory.net/rapid"
 
 	"refinersource/internal/survey"
@@ -110,9 +111,54 @@ func TestPeekAgreesWithDecodeOnGoldenCases(t *testing.T) {
 	}
 }
 
+// The scanner and jsontext make the same of an event, whatever it is.
+func TestScannerAgreesWithJSONText(t *testing.T) {
+	t.Parallel()
+	rapid.Check(t, func(t *rapid.T) {
+		source := rapid.SampledFrom([]survey.Source{survey.RefinerWebhook, survey.SurveyEvent}).Draw(t, "source")
+		checkScanner(t, source, events().Draw(t, "event"))
+	})
+	for _, c := range goldenCases(t) {
+		checkScanner(t, c.source, c.event)
+	}
+}
+
+func checkScanner(t interface{ Fatalf(string, ...any) }, source survey.Source, raw []byte) {
+	want, wantErr := survey.DecodeWithJSONText(source, raw)
+	got, err := survey.Decode(source, raw)
+	if diff := cmp.Diff(want, got, cmpopts.EquateEmpty()); diff != "" {
+		t.Fatalf("%s\n-jsontext +scanner\n%s", raw, diff)
+	}
+	if diff := cmp.Diff(wantErr, err); diff != "" {
+		t.Fatalf("%s\n-jsontext +scanner\n%s", raw, diff)
+	}
+}
+
+func TestOrdinaryEventsNeedTheScannerAlone(t *testing.T) {
+	t.Parallel()
+	for source, raw := range map[survey.Source]string{survey.RefinerWebhook: oneKB, survey.SurveyEvent: canonicalKB} {
+		if !survey.IsScanned(source, []byte(raw)) {
+			t.Errorf("%s: the event of 1 kB is read again with jsontext", source)
+		}
+	}
+	scanned, sound := 0, 0
+	for _, c := range goldenCases(t) {
+		if _, err := survey.Decode(c.source, c.event); err != nil {
+			continue
+		}
+		sound++
+		if survey.IsScanned(c.source, c.event) {
+			scanned++
+		}
+	}
+	if 10*scanned < 8*sound {
+		t.Errorf("of %d golden cases without a fault %d are read by the scanner alone, want eight of ten", sound, scanned)
+	}
+}
+
 // FuzzDecode promises of any bytes: no panic; a fault is a *Fault and holds a
 // pointer that is one; strings and values are valid UTF-8 without NUL; the same
-// bytes decode to the same completion; Peek agrees.
+// bytes decode to the same completion; Peek agrees, and so does jsontext alone.
 func FuzzDecode(f *testing.F) {
 	for _, seed := range []string{
 		oneKB, `{}`, `[]`, ``, `{"a":`, `{"response":{"data":{"q":[{"a":"\ud800\u0000"}]}}}`,
@@ -137,6 +183,7 @@ func FuzzDecode(f *testing.F) {
 			t.Fatalf("-first +again:\n%s", diff)
 		}
 		checkPeek(t, source, raw)
+		checkScanner(t, source, raw)
 	})
 }
 
