@@ -54,14 +54,15 @@ func (d *Deliverer) Deliver(ctx context.Context, to Source, parts [][]attributio
 // if that accepts them. It must not wait for long, since others that travel wait for it.
 //
 // What is to wait for something else does not join: a probe, and what is of a tenant that
-// is paused, has a rate limit, or is not to be asked now.
+// is paused or has a rate limit. What the one that waits has to wait for yet, its gate and
+// its receiver, holds for all.
 func (d *Deliverer) Join(ctx context.Context, to Source, parts [][]attribution.Call, o DeliverOptions, done func([]Report, Verdict)) bool {
 	t := to()
 	if len(parts) == 0 || o.Probe || t.Paused || t.RateLimit > 0 || ctx.Err() != nil {
 		return false
 	}
 	c := newCall(d, to, parts, o)
-	if c.tenant = d.state.enterIfFree(t); c.tenant == nil {
+	if c.tenant = d.state.enterAlso(t); c.tenant == nil {
 		return false
 	}
 	if !d.together.ride(ctx, tripKey{c.tenant, o.CatchUp}, rider{c, done}, parts) {

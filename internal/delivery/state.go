@@ -80,11 +80,12 @@ func (s *state) enter(t *tenant.Tenant) *tenantState {
 	return s.begin(t)
 }
 
-// enterIfFree is enter for a tenant that waits for nothing, and nil for any other.
-func (s *state) enterIfFree(t *tenant.Tenant) *tenantState {
+// enterAlso is enter for a tenant that is sent something at the same endpoint, and nil for
+// any other.
+func (s *state) enterAlso(t *tenant.Tenant) *tenantState {
 	s.mu.Lock()
 	defer s.unlock()
-	if ts := s.tenants[t.ID]; ts == nil || ts.endpoint != t.Endpoint || ts.isHeld() || !ts.notBefore.IsZero() && time.Until(ts.notBefore) > 0 {
+	if ts := s.tenants[t.ID]; ts == nil || ts.endpoint != t.Endpoint {
 		return nil
 	}
 	return s.begin(t)

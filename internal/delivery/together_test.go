@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -14,6 +15,7 @@ import (
 	"refinersource/internal/attribution"
 	"refinersource/internal/delivery"
 	"refinersource/internal/segment"
+	"refinersource/internal/tenant"
 )
 
 // laneParts makes the parts of a lane's request: one call each.
@@ -25,22 +27,51 @@ func laneParts(lane string, n int) [][]attribution.Call {
 	return p
 }
 
-// travel begins deliveries of acme, in turn: the first is being written while the
+// ways are those of a request to travel with another: one waits for it, one is told.
+var ways = map[string]func(context.Context, *delivery.Deliverer, [][]attribution.Call) []delivery.Report{
+	"deliver": func(ctx context.Context, d *delivery.Deliverer, p [][]attribution.Call) []delivery.Report {
+		reports, _ := d.Deliver(ctx, ofAcme, p, delivery.DeliverOptions{})
+		return reports
+	},
+	"join": func(ctx context.Context, d *delivery.Deliverer, p [][]attribution.Call) []delivery.Report {
+		told := make(chan []delivery.Report) // a second time would wait for ever, and fail the test
+		if d.Join(ctx, ofAcme, p, delivery.DeliverOptions{}, func(reports []delivery.Report, _ delivery.Verdict) { told <- reports }) {
+			return <-told
+		}
+		reports, _ := d.Deliver(ctx, ofAcme, p, delivery.DeliverOptions{})
+		return reports
+	},
+}
+
+// travelling begins deliveries of acme, in turn: the first is being written while the
 // others ask to be. It returns their reports when all are over.
-func travel(ctx context.Context, d *delivery.Deliverer, each ...[][]attribution.Call) [][]delivery.Report {
-	reports := make([][]delivery.Report, len(each))
-	var lanes sync.WaitGroup
-	for i, p := range each {
-		lanes.Go(func() { reports[i], _ = d.Deliver(ctx, ofAcme, p, delivery.DeliverOptions{}) })
-		synctest.Wait()
+type travelling func(context.Context, *delivery.Deliverer, ...[][]attribution.Call) [][]delivery.Report
+
+// eachWay runs a test for each of the ways.
+func eachWay(t *testing.T, f func(t *testing.T, travel travelling)) {
+	t.Helper()
+	for name, way := range ways {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) {
+				f(t, func(ctx context.Context, d *delivery.Deliverer, each ...[][]attribution.Call) [][]delivery.Report {
+					reports := make([][]delivery.Report, len(each))
+					var lanes sync.WaitGroup
+					for i, p := range each {
+						lanes.Go(func() { reports[i] = way(ctx, d, p) })
+						synctest.Wait()
+					}
+					lanes.Wait()
+					return reports
+				})
+			})
+		})
 	}
-	lanes.Wait()
-	return reports
 }
 
 func TestRequestsThatWaitToBeWrittenTravelTogether(t *testing.T) {
 	t.Parallel()
-	synctest.Test(t, func(t *testing.T) {
+	eachWay(t, func(t *testing.T, travel travelling) {
 		r := &receiver{took: 5 * time.Millisecond, answer: script()}
 		d := newDeliverer(t, delivery.Options{Sender: r, Writers: 1})
 		reports := travel(t.Context(), d, laneParts("a", 1), laneParts("b", 2), laneParts("c", 1))
@@ -60,7 +91,7 @@ func TestRequestsThatWaitToBeWrittenTravelTogether(t *testing.T) {
 
 func TestWhoWaitsForNothingTravelsAlone(t *testing.T) {
 	t.Parallel()
-	synctest.Test(t, func(t *testing.T) {
+	eachWay(t, func(t *testing.T, travel travelling) {
 		r := &receiver{took: 5 * time.Millisecond, answer: script()}
 		d := newDeliverer(t, delivery.Options{Sender: r})
 		travel(t.Context(), d, laneParts("a", 1), laneParts("b", 1), laneParts("c", 1))
@@ -73,7 +104,7 @@ func TestWhoWaitsForNothingTravelsAlone(t *testing.T) {
 // A refusal of what travelled together is nobody's until each has travelled alone.
 func TestRefusalOfWhatTravelledTogetherIsOnlyTheGuiltyOnes(t *testing.T) {
 	t.Parallel()
-	synctest.Test(t, func(t *testing.T) {
+	eachWay(t, func(t *testing.T, travel travelling) {
 		r := &receiver{took: 5 * time.Millisecond, answer: func(_ int, ids []string) segment.Result {
 			if slices.Contains(ids, "b1") {
 				return segment.Result{Class: segment.Refused, Status: 400}
@@ -99,7 +130,7 @@ func TestRefusalOfWhatTravelledTogetherIsOnlyTheGuiltyOnes(t *testing.T) {
 // sends anything before.
 func TestRetryAfterToWhatTravelledTogetherIsForAll(t *testing.T) {
 	t.Parallel()
-	synctest.Test(t, func(t *testing.T) {
+	eachWay(t, func(t *testing.T, travel travelling) {
 		const pause = 3 * time.Second
 		r := &receiver{took: 5 * time.Millisecond, answer: script(
 			segment.Result{Class: segment.Accepted, Status: 200},
@@ -155,7 +186,7 @@ func TestOnlyWhatEndsTogetherTravelsTogether(t *testing.T) {
 // The gate is asked by who sends for all; where it is shut, nothing is sent for any.
 func TestShutGateAbandonsAllThatWouldTravelTogether(t *testing.T) {
 	t.Parallel()
-	synctest.Test(t, func(t *testing.T) {
+	eachWay(t, func(t *testing.T, travel travelling) {
 		r := &receiver{took: 5 * time.Millisecond, answer: script()}
 		shut := false
 		d := newDeliverer(t, delivery.Options{Sender: r, Writers: 1, Gate: func(context.Context) error {
@@ -179,7 +210,7 @@ func TestShutGateAbandonsAllThatWouldTravelTogether(t *testing.T) {
 
 func TestWhatTravelsTogetherKeepsTheLimits(t *testing.T) {
 	t.Parallel()
-	synctest.Test(t, func(t *testing.T) {
+	eachWay(t, func(t *testing.T, travel travelling) {
 		r := &receiver{took: 5 * time.Millisecond, answer: script()}
 		d := newDeliverer(t, delivery.Options{Sender: r, Writers: 1})
 		travel(t.Context(), d, laneParts("a", 1), laneParts("b", 1500), laneParts("c", 500), laneParts("d", 1))
@@ -214,7 +245,7 @@ func TestSlowReaderLeavesTheProcessorToOthers(t *testing.T) {
 // Each request that travelled with others earns what it may need to retry by itself.
 func TestRequestsThatTravelTogetherEarnTheirRetries(t *testing.T) {
 	t.Parallel()
-	synctest.Test(t, func(t *testing.T) {
+	eachWay(t, func(t *testing.T, travel travelling) {
 		r := &receiver{answer: always(unreachable)}
 		d := newDeliverer(t, delivery.Options{Sender: r, Writers: 1, MinBackoff: 1})
 		for range 25 { // two retries each, and none is left
@@ -235,4 +266,93 @@ func TestRequestsThatTravelTogetherEarnTheirRetries(t *testing.T) {
 			t.Errorf("%d attempts after 11 requests were accepted, want %d", len(r.got), want)
 		}
 	})
+}
+
+// A request that rode on one which was not made, since its tenant has another endpoint
+// now, goes by itself.
+func TestWhatRodeOnNothingGoesByItself(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		r := &receiver{took: 5 * time.Millisecond, answer: script()}
+		d := newDeliverer(t, delivery.Options{Sender: r, Writers: 1})
+		var now atomic.Pointer[tenant.Tenant]
+		now.Store(ofAcme())
+		var lanes sync.WaitGroup
+		for _, lane := range []string{"a", "b"} {
+			lanes.Go(func() { d.Deliver(t.Context(), now.Load, laneParts(lane, 1), delivery.DeliverOptions{}) })
+			synctest.Wait()
+		}
+		told := make(chan []delivery.Report, 1)
+		if !d.Join(t.Context(), now.Load, laneParts("c", 1), delivery.DeliverOptions{}, func(reports []delivery.Report, _ delivery.Verdict) { told <- reports }) {
+			t.Fatal("the request does not join the one that waits")
+		}
+		moved := *ofAcme()
+		moved.Endpoint = "https://other.test"
+		now.Store(&moved)
+		lanes.Wait()
+		if got := outcomes(<-told); !slices.Equal(got, []delivery.Outcome{delivery.Accepted}) {
+			t.Errorf("outcomes %v, want it accepted", got)
+		}
+		seen := slices.Sorted(slices.Values(slices.Concat(r.got...)))
+		if want := []string{"a0", "b0", "c0"}; !slices.Equal(seen, want) {
+			t.Errorf("requests %v, want each of %v once", r.got, want)
+		}
+	})
+}
+
+// Who has to wait for something else does not join.
+func TestWhoHasToWaitDoesNotJoin(t *testing.T) {
+	t.Parallel()
+	paused, limited, elsewhere := *ofAcme(), *ofAcme(), *ofAcme()
+	paused.Paused, limited.RateLimit, elsewhere.Endpoint = true, 10, "https://other.test"
+	for name, c := range map[string]struct {
+		t       tenant.Tenant
+		o       delivery.DeliverOptions
+		want    bool
+		ended   bool
+		nothing bool // there is nobody to join
+	}{
+		"nothing in the way":    {t: *ofAcme(), want: true},
+		"a probe":               {t: *ofAcme(), o: delivery.DeliverOptions{Probe: true}},
+		"what catches up":       {t: *ofAcme(), o: delivery.DeliverOptions{CatchUp: true}},
+		"a paused tenant":       {t: paused},
+		"one with a rate limit": {t: limited},
+		"another endpoint":      {t: elsewhere},
+		"after the end":         {t: *ofAcme(), ended: true},
+		"nobody to join":        {t: *ofAcme(), nothing: true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) {
+				r := &receiver{took: 5 * time.Millisecond, answer: script()}
+				d := newDeliverer(t, delivery.Options{Sender: r, Writers: 1})
+				var lanes sync.WaitGroup
+				for _, lane := range []string{"a", "b"} {
+					lanes.Go(func() { d.Deliver(t.Context(), ofAcme, laneParts(lane, 1), delivery.DeliverOptions{}) })
+					synctest.Wait()
+				}
+				if c.nothing {
+					lanes.Wait()
+				}
+				ctx, end := context.WithCancel(t.Context())
+				defer end()
+				switch {
+				case c.ended:
+					end()
+				default:
+					ctx = t.Context()
+				}
+				told := make(chan struct{}, 1)
+				got := d.Join(ctx, func() *tenant.Tenant { return &c.t }, laneParts("c", 1), c.o, func([]delivery.Report, delivery.Verdict) { told <- struct{}{} })
+				if got != c.want {
+					t.Errorf("joined: %v, want %v", got, c.want)
+				}
+				lanes.Wait()
+				synctest.Wait()
+				if (len(told) == 1) != c.want {
+					t.Errorf("told %d times", len(told))
+				}
+			})
+		})
+	}
 }
