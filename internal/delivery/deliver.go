@@ -54,18 +54,19 @@ func (d *Deliverer) Deliver(ctx context.Context, to Source, parts [][]attributio
 // if that accepts them. It must not wait for long, since others that travel wait for it.
 //
 // What is to wait for something else does not join: a probe, and what is of a tenant that
-// is paused or has a rate limit. What the one that waits has to wait for yet, its gate and
+// is paused or at its rate limit. What the one that waits has to wait for yet, its gate and
 // its receiver, holds for all.
 func (d *Deliverer) Join(ctx context.Context, to Source, parts [][]attribution.Call, o DeliverOptions, done func([]Report, Verdict)) bool {
 	t := to()
-	if len(parts) == 0 || o.Probe || t.Paused || t.RateLimit > 0 || ctx.Err() != nil {
+	if len(parts) == 0 || o.Probe || t.Paused || ctx.Err() != nil {
 		return false
 	}
 	c := newCall(d, to, parts, o)
 	if c.tenant = d.state.enterAlso(t); c.tenant == nil {
 		return false
 	}
-	if !d.together.ride(ctx, tripKey{c.tenant, o.CatchUp}, rider{c, done}, parts) {
+	may := func(calls int) bool { return d.o.TryPace(t, calls, o.CatchUp) }
+	if !d.together.ride(ctx, tripKey{c.tenant, o.CatchUp}, rider{c, done}, parts, may) {
 		d.state.leave(c.tenant)
 		return false
 	}

@@ -75,6 +75,9 @@ type Options struct {
 	// error when ctx ends first. catchUp is that of DeliverOptions. Default: no
 	// wait.
 	Pace func(ctx context.Context, t *tenant.Tenant, calls int, catchUp bool) error
+	// TryPace is Pace for who cannot wait: it reports false, and takes nothing, where Pace
+	// would wait. It must not block. Default: true, or false where Pace is not the default.
+	TryPace func(t *tenant.Tenant, calls int, catchUp bool) bool
 	// Gate is asked right before each attempt, when all its waits are over. After
 	// an error the attempt is not made, and what was to travel in it is Abandoned.
 	// Default: open.
@@ -112,6 +115,10 @@ func (o Options) withDefaults() Options {
 	o.MinHostFailures = orDefault(o.MinHostFailures, DefaultMinHostFailures)
 	if o.Rand == nil {
 		o.Rand = rand.Float64
+	}
+	if o.TryPace == nil {
+		free := o.Pace == nil
+		o.TryPace = func(*tenant.Tenant, int, bool) bool { return free }
 	}
 	if o.Pace == nil {
 		o.Pace = func(context.Context, *tenant.Tenant, int, bool) error { return nil }

@@ -79,7 +79,8 @@ func (t *together) join(ctx context.Context, tenant *tenantState, catchUp bool, 
 	key := tripKey{tenant, catchUp}
 	calls, bytes := sizeOf(parts)
 	t.mu.Lock()
-	if o := t.open[key]; o != nil && o.ctx == ctx && o.add(parts, calls, bytes) {
+	if o := t.open[key]; o != nil && o.ctx == ctx && o.hasRoom(calls, bytes) {
+		o.add(parts, calls, bytes)
 		t.mu.Unlock()
 		<-o.over // soon after ctx, which is that of all
 		return o, true
@@ -96,28 +97,29 @@ type rider struct {
 	done func([]Report, Verdict)
 }
 
-// ride takes a request along on the trip that has not begun, if there is one, and reports
-// whether it did. The rider is told when that is over.
-func (t *together) ride(ctx context.Context, key tripKey, r rider, parts [][]attribution.Call) bool {
+// ride takes a request along on the trip that has not begun, if there is one and it may,
+// and reports whether it did. The rider is told when that is over.
+func (t *together) ride(ctx context.Context, key tripKey, r rider, parts [][]attribution.Call, may func(calls int) bool) bool {
 	calls, bytes := sizeOf(parts)
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	o := t.open[key]
-	if o == nil || o.ctx != ctx || !o.add(parts, calls, bytes) {
+	if o == nil || o.ctx != ctx || !o.hasRoom(calls, bytes) || !may(calls) {
 		return false
 	}
+	o.add(parts, calls, bytes)
 	o.riders = append(o.riders, r)
 	return true
 }
 
-// add takes along a request of so many calls and bytes, if there is room.
-func (t *trip) add(parts [][]attribution.Call, calls, bytes int) bool {
-	if t.calls+calls > maxTripCalls || t.bytes+bytes > maxTripBytes {
-		return false
-	}
+// hasRoom reports whether a request of so many calls and bytes can join.
+func (t *trip) hasRoom(calls, bytes int) bool {
+	return t.calls+calls <= maxTripCalls && t.bytes+bytes <= maxTripBytes
+}
+
+func (t *trip) add(parts [][]attribution.Call, calls, bytes int) {
 	t.requests++
 	t.parts, t.calls, t.bytes = append(t.parts, parts...), t.calls+calls, t.bytes+bytes
-	return true
 }
 
 // arrive goes on with a request that rode on a trip which is over. What was accepted is

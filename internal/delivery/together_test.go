@@ -303,20 +303,21 @@ func TestWhatRodeOnNothingGoesByItself(t *testing.T) {
 // Who has to wait for something else does not join.
 func TestWhoHasToWaitDoesNotJoin(t *testing.T) {
 	t.Parallel()
-	paused, limited, elsewhere := *ofAcme(), *ofAcme(), *ofAcme()
-	paused.Paused, limited.RateLimit, elsewhere.Endpoint = true, 10, "https://other.test"
+	paused, elsewhere := *ofAcme(), *ofAcme()
+	paused.Paused, elsewhere.Endpoint = true, "https://other.test"
 	for name, c := range map[string]struct {
 		t       tenant.Tenant
 		o       delivery.DeliverOptions
 		want    bool
 		ended   bool
+		limited bool // the pace would wait
 		nothing bool // there is nobody to join
 	}{
 		"nothing in the way":    {t: *ofAcme(), want: true},
 		"a probe":               {t: *ofAcme(), o: delivery.DeliverOptions{Probe: true}},
 		"what catches up":       {t: *ofAcme(), o: delivery.DeliverOptions{CatchUp: true}},
 		"a paused tenant":       {t: paused},
-		"one with a rate limit": {t: limited},
+		"one at its rate limit": {t: *ofAcme(), limited: true},
 		"another endpoint":      {t: elsewhere},
 		"after the end":         {t: *ofAcme(), ended: true},
 		"nobody to join":        {t: *ofAcme(), nothing: true},
@@ -325,7 +326,12 @@ func TestWhoHasToWaitDoesNotJoin(t *testing.T) {
 			t.Parallel()
 			synctest.Test(t, func(t *testing.T) {
 				r := &receiver{took: 5 * time.Millisecond, answer: script()}
-				d := newDeliverer(t, delivery.Options{Sender: r, Writers: 1})
+				d := newDeliverer(t, delivery.Options{Sender: r, Writers: 1, TryPace: func(_ *tenant.Tenant, calls int, catchUp bool) bool {
+					if calls != 1 || catchUp {
+						t.Errorf("the pace is asked for %d calls, catching up %v", calls, catchUp)
+					}
+					return !c.limited
+				}})
 				var lanes sync.WaitGroup
 				for _, lane := range []string{"a", "b"} {
 					lanes.Go(func() { d.Deliver(t.Context(), ofAcme, laneParts(lane, 1), delivery.DeliverOptions{}) })

@@ -19,3 +19,6 @@ func (p Pacer) SetShare(assigned, all int) { p.setShare(assigned, all) }
 func (p Pacer) Wait(ctx context.Context, t *tenant.Tenant, calls int, catchUp bool) error {
 	return p.wait(ctx, t, calls, catchUp)
 }
+
+// Try is try.
+func (p Pacer) Try(t *tenant.Tenant, calls int, catchUp bool) bool { return p.try(t, calls, catchUp) }

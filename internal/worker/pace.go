@@ -67,6 +67,25 @@ func (p *pacer) wait(ctx context.Context, t *tenant.Tenant, calls int, catchUp b
 	return nil
 }
 
+// try is wait for who cannot: it reports false, and takes nothing, where that would wait.
+func (p *pacer) try(t *tenant.Tenant, calls int, catchUp bool) bool {
+	if t.RateLimit == 0 {
+		return true
+	}
+	l, burst := p.of(t)
+	if catchUp {
+		burst = max(1, burst/10)
+		select {
+		case l.turn <- struct{}{}:
+			defer func() { <-l.turn }()
+		default:
+			return false
+		}
+	}
+	// Who waits was first.
+	return l.live.Load() == 0 && calls <= burst && l.limiter.AllowN(time.Now(), calls)
+}
+
 // yield waits for its turn among those that catch up, then until no live request
 // waits, and then until so many calls more may be sent.
 func (l *pace) yield(ctx context.Context, calls int) error {

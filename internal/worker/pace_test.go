@@ -53,6 +53,56 @@ func TestManyLanesThatCatchUpDoNotDelayALiveRequest(t *testing.T) {
 	})
 }
 
+// Who cannot wait gets no more than who can, and does not overtake.
+func TestPaceIsTriedWithoutOvertaking(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		pacer := worker.NewPacer()
+		pacer.SetShare(12, 12)
+		acme := &tenant.Tenant{ID: "acme", RateLimit: 100}
+		try := func(what string, calls int, catchUp, want bool) {
+			t.Helper()
+			if got := pacer.Try(acme, calls, catchUp); got != want {
+				t.Errorf("%s: %v, want %v", what, got, want)
+			}
+		}
+		wait := func(calls int, catchUp bool) <-chan struct{} {
+			over := make(chan struct{})
+			go func() {
+				defer close(over)
+				if err := pacer.Wait(t.Context(), acme, calls, catchUp); err != nil {
+					t.Error(err)
+				}
+			}()
+			synctest.Wait()
+			return over
+		}
+		try("more than a second's worth", 101, false, false)
+		try("a second's worth", 100, false, true)
+		try("one more", 1, false, false)
+		time.Sleep(500 * time.Millisecond)
+		try("half a second's worth after half a second", 50, false, true)
+		over := wait(30, false)
+		time.Sleep(200 * time.Millisecond) // 20 are there, and one who waits for 30
+		try("before who waits", 1, false, false)
+		<-over
+		time.Sleep(time.Second)
+		try("a tenth of what there is, catching up", 10, true, true)
+		try("more than that", 11, true, false)
+		over = wait(100, false) // all that is left, and ten more
+		try("catching up while live traffic waits", 1, true, false)
+		<-over
+		over = wait(20, true)
+		time.Sleep(50 * time.Millisecond)
+		try("catching up out of turn", 1, true, false)
+		<-over
+		unlimited := &tenant.Tenant{ID: "other"}
+		if !pacer.Try(unlimited, 1e6, false) {
+			t.Error("a tenant without a limit has to wait")
+		}
+	})
+}
+
 // Within a tenant's rate live traffic goes first: what catches up takes what is left.
 func TestLiveTrafficGoesBeforeWhatCatchesUpWithinTheRate(t *testing.T) {
 	t.Parallel()

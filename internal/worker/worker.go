@@ -76,7 +76,7 @@ type Options struct {
 	GroupOptions queue.GroupOptions
 	// Tenants gives the tenants in force.
 	Tenants func() *tenant.Registry
-	// Delivery says how to retry; its Notify, NotifyHost, Pace and Gate are set
+	// Delivery says how to retry; its Notify, NotifyHost, Pace, TryPace and Gate are set
 	// here.
 	Delivery delivery.Options
 	Letters  Letters
@@ -239,7 +239,7 @@ func New(o Options) (*Worker, error) {
 	w := &Worker{o: o, log: o.Logger, partitions: make(map[int]*status), pace: newPacer()}
 	w.metrics = newMetrics(w, o.Registerer, o.NoTenantMetrics)
 	o.Delivery.Notify, o.Delivery.NotifyHost = w.attempted, w.hostChanged
-	o.Delivery.Pace, o.Delivery.Gate = w.pace.wait, w.gate
+	o.Delivery.Pace, o.Delivery.TryPace, o.Delivery.Gate = w.pace.wait, w.pace.try, w.gate
 	// The other half is for what else there is to do; and what waits meanwhile goes in
 	// fewer, larger requests.
 	half := max(1, runtime.GOMAXPROCS(0)/2)
