@@ -33,6 +33,33 @@ func (j *injector) killBrokers(ctx context.Context, in Injection, f *checker.Fau
 	return j.awaitInSync(ctx)
 }
 
+// fillDisk has every write of a broker fail, as on a disk that is full: its log fails, and
+// it ends by itself. It comes back when there is room.
+func (j *injector) fillDisk(ctx context.Context, in Injection, f *checker.Fault) error {
+	defer j.brokersAreStruck()()
+	victims, err := j.victims(ctx, in)
+	if err != nil {
+		return err
+	}
+	for _, b := range victims {
+		f.Target += fmt.Sprintf("broker-%d ", b.ID)
+		if err := letWriteNothing(b.process.cmd.Process); err != nil {
+			return fmt.Errorf("fill the disk of broker %d: %w", b.ID, err)
+		}
+		select {
+		case <-b.process.done:
+		case <-time.After(brokerStop):
+			j.problem("broker %d goes on although it can write nothing", b.ID)
+		}
+		j.cluster.kill(b)
+	}
+	pause(ctx, in.For)
+	if err := j.cluster.reviveAll(ctx, victims); err != nil {
+		return err
+	}
+	return j.awaitInSync(ctx)
+}
+
 // brokersAreStruck says that they are, until what it returns is called.
 func (j *injector) brokersAreStruck() (settled func()) {
 	j.mu.Lock()

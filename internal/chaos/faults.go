@@ -168,6 +168,8 @@ func (j *injector) strike(ctx context.Context, in Injection, f *checker.Fault) e
 		return j.crash(ctx, in, []target{j.frontTarget()}, f)
 	case "F10", "F11", "F12", "F13", "F14":
 		return j.killBrokers(ctx, in, f)
+	case "F39":
+		return j.fillDisk(ctx, in, f)
 	case "F15":
 		return j.crashWorker(ctx, in, m, r, f)
 	case "F16":

@@ -75,7 +75,7 @@ func (j *injector) brokersStruckAround(at time.Time, session time.Duration) bool
 	from, to := at.Add(-30*time.Second).UnixNano(), at.Add(session+15*time.Second).UnixNano()
 	return slices.ContainsFunc(j.faults, func(f checker.Fault) bool {
 		switch f.Fault {
-		case "F10", "F11", "F12", "F13", "F14", "F20", "F42", "F46", "F47", "F48":
+		case "F10", "F11", "F12", "F13", "F14", "F20", "F39", "F42", "F46", "F47", "F48":
 			return f.At < to && f.Until > from
 		default:
 			return false

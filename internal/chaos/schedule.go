@@ -83,6 +83,7 @@ var tracks = map[string][]kind{
 		{fault: "F12", least: time.Second, most: 8 * time.Second},
 		{fault: "F13", least: 5 * time.Second, most: 15 * time.Second},
 		{fault: "F14", least: 5 * time.Second, most: 15 * time.Second},
+		{fault: "F39", least: 5 * time.Second, most: 15 * time.Second},
 		{fault: "F46", least: 10 * time.Second, most: 15 * time.Second},
 		{fault: "F47", least: 10 * time.Second, most: 20 * time.Second},
 		{fault: "F48", least: 6 * time.Second, most: 15 * time.Second, lone: true},

@@ -3,6 +3,8 @@ package chaos
 import (
 	"os"
 	"syscall"
+
+	"golang.org/x/sys/unix"
 )
 
 // Signals that a process is sent.
@@ -23,3 +25,9 @@ func apart() *syscall.SysProcAttr {
 // signalGroup sends a signal to a process that was started apart, and to its
 // children.
 func signalGroup(p *os.Process, s syscall.Signal) error { return syscall.Kill(-p.Pid, s) }
+
+// letWriteNothing lets a process make no file longer: a write fails, as on a disk that is
+// full.
+func letWriteNothing(p *os.Process) error {
+	return unix.Prlimit(p.Pid, unix.RLIMIT_FSIZE, &unix.Rlimit{Cur: 1, Max: unix.RLIM_INFINITY}, nil)
+}

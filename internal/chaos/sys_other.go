@@ -19,6 +19,8 @@ const (
 
 func apart() *syscall.SysProcAttr { return nil }
 
-func signalGroup(*os.Process, syscall.Signal) error {
-	return errors.New("chaos freezes and kills processes as Linux does; run it there")
-}
+var errNotLinux = errors.New("chaos freezes, kills and limits processes as Linux does; run it there")
+
+func signalGroup(*os.Process, syscall.Signal) error { return errNotLinux }
+
+func letWriteNothing(*os.Process) error { return errNotLinux }
