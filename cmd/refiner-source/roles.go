@@ -35,7 +35,7 @@ func (f *roleFlags) run(cmd *cobra.Command, role string, o app.Options) error {
 	if f.tenants == "" {
 		return usagef("--tenants is missing; give the tenants file")
 	}
-	brokers, topics, err := f.kafka.resolve()
+	k, topics, err := f.kafka.resolve()
 	if err != nil {
 		return err
 	}
@@ -43,7 +43,7 @@ func (f *roleFlags) run(cmd *cobra.Command, role string, o app.Options) error {
 	if err != nil {
 		return err
 	}
-	o.Brokers, o.Topics = brokers, topics
+	o.Brokers, o.TLS, o.Credentials, o.Topics = k.Brokers, k.TLS, k.Credentials, topics
 	o.TenantsFile, o.Env = f.tenants, os.LookupEnv
 	o.AdminListen = f.adminListen
 	o.NoTenantMetrics = !f.tenantMetrics

@@ -6,6 +6,7 @@ package app
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"net"
@@ -47,8 +48,10 @@ type Options struct {
 	// Embedded starts a broker in this process and creates the topics; Brokers
 	// is then left empty.
 	Embedded *broker.Options
-	// Brokers are the addresses of Kafka.
-	Brokers []string
+	// Brokers are the addresses of Kafka; TLS and Credentials are those of queue.Options.
+	Brokers     []string
+	TLS         *tls.Config
+	Credentials *queue.Credentials
 	// Topics names the topics.
 	Topics queue.Topics
 	// Partitions of the topics that Embedded creates; 0 is queue.DefaultPartitions.
@@ -318,17 +321,17 @@ func (a *App) startCapture(context.Context) error {
 }
 
 func (a *App) startQueue(context.Context) error {
-	brokers := a.o.Brokers
+	o := queue.Options{Brokers: a.o.Brokers, TLS: a.o.TLS, Credentials: a.o.Credentials, Logger: a.log}
 	if a.o.Embedded != nil {
 		b, err := broker.Start(*a.o.Embedded)
 		if err != nil {
 			return err
 		}
 		a.onStop("embedded broker", b.Close)
-		brokers = b.Addrs()
+		o.Brokers = b.Addrs()
 	}
 	var err error
-	a.queue, err = queue.Open(queue.Options{Brokers: brokers, Logger: a.log})
+	a.queue, err = queue.Open(o)
 	if err != nil { // it connects to nothing, so only the options can be wrong
 		return &ConfigError{OptionBrokers, err}
 	}

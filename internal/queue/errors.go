@@ -76,7 +76,8 @@ func (e *CommitError) Unwrap() []error { return slices.Collect(maps.Values(e.Par
 
 // classify gives an error of kafka-go its class. It is the only place that knows
 // that library's errors. What it does not know is taken for transient: to try
-// again costs less than to give up.
+// again costs less than to give up. So is a password that is not accepted, since it
+// may just be about to be changed.
 func classify(err error) error {
 	if err == nil {
 		return nil
@@ -112,7 +113,7 @@ func classOf(err error) error {
 	case kafka.MessageSizeTooLarge, kafka.RecordListTooLarge:
 		return ErrTooLarge
 	case kafka.TopicAuthorizationFailed, kafka.GroupAuthorizationFailed, kafka.ClusterAuthorizationFailed,
-		kafka.SASLAuthenticationFailed, kafka.UnsupportedSASLMechanism, kafka.IllegalSASLState, kafka.SecurityDisabled,
+		kafka.UnsupportedSASLMechanism, kafka.IllegalSASLState, kafka.SecurityDisabled,
 		kafka.InvalidTopic, kafka.InvalidGroupId, kafka.InvalidSessionTimeout, kafka.InconsistentGroupProtocol,
 		kafka.InvalidPartitionNumber, kafka.InvalidReplicationFactor, kafka.InvalidConfiguration, kafka.PolicyViolation,
 		kafka.InvalidRequest, kafka.InvalidRequiredAcks, kafka.InvalidTimestamp, kafka.InvalidRecord,

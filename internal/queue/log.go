@@ -12,6 +12,7 @@ import (
 
 	"github.com/segmentio/kafka-go"
 	"github.com/segmentio/kafka-go/protocol/offsetcommit"
+	"github.com/segmentio/kafka-go/sasl"
 	"go.uber.org/zap"
 	"go.uber.org/zap/zapcore"
 )
@@ -26,6 +27,8 @@ type Options struct {
 	// Dial opens connections; nil is TCP.
 	Dial func(ctx context.Context, network, address string) (net.Conn, error)
 	TLS  *tls.Config // nil is plain text; the server name is each broker's host if it is empty
+	// Credentials are for brokers that ask who this is; nil tells them nothing.
+	Credentials *Credentials
 	// Logger gets what kafka-go says of its own errors, at most a few lines in ten
 	// seconds; nil drops it. It never holds a record's bytes.
 	Logger *zap.Logger
@@ -42,7 +45,18 @@ func (o Options) Validate() error {
 			errs = append(errs, fmt.Errorf("broker %q: want host:port", b))
 		}
 	}
+	if o.Credentials != nil {
+		errs = append(errs, o.Credentials.validate())
+	}
 	return errors.Join(errs...)
+}
+
+// sasl is the credentials' mechanism; nil if there are none.
+func (o *Options) sasl() sasl.Mechanism {
+	if o.Credentials == nil {
+		return nil
+	}
+	return saslMechanism{o.Credentials}
 }
 
 // Log is a Kafka cluster, seen as topics of records. It is safe for concurrent
@@ -67,7 +81,7 @@ func Open(o Options) (*Log, error) {
 	l := &Log{
 		opts:      o,
 		transport: &transport{opts: o},
-		dialer:    &kafka.Dialer{ClientID: o.ClientID, DialFunc: o.Dial, TLS: o.TLS, Timeout: requestTimeout},
+		dialer:    &kafka.Dialer{ClientID: o.ClientID, DialFunc: o.Dial, TLS: o.TLS, SASLMechanism: o.sasl(), Timeout: requestTimeout},
 		errorLog:  errorLogger(o.Logger),
 	}
 	l.client = &kafka.Client{Addr: kafka.TCP(o.Brokers...), Transport: l.transport}
@@ -234,6 +248,7 @@ func (t *transport) get() *kafka.Transport {
 			MetadataTopics: t.topics,
 			ClientID:       t.opts.ClientID,
 			TLS:            t.opts.TLS,
+			SASL:           t.opts.sasl(),
 		}
 	}
 	return t.current
