@@ -25,6 +25,7 @@ const patience = 90 * time.Second
 type system struct {
 	t        *testing.T
 	brokers  string
+	reached  string // the brokers' addresses for the processes
 	prefix   string
 	group    string
 	tenants  string
@@ -36,13 +37,19 @@ type system struct {
 
 func newSystem(t *testing.T, tenants int) *system {
 	t.Helper()
-	s := &system{t: t, brokers: brokers(t), receiver: newReceiver(t)}
+	return newSystemAt(t, brokers(t), tenants)
+}
+
+// newSystemAt is an installation whose processes reach the brokers there.
+func newSystemAt(t *testing.T, reached string, tenants int) *system {
+	t.Helper()
+	s := &system{t: t, brokers: brokers(t), reached: reached, receiver: newReceiver(t)}
 	id := strconv.FormatInt(time.Now().UnixNano(), 36)
 	s.prefix, s.group = "e2e-"+id+".", "e2e-"+id
 	s.tenants = tenantsFile(t, tenants, s.receiver.server.URL)
-	output(t, "topics", "ensure", "--brokers", s.brokers, "--topic-prefix", s.prefix, "--partitions", "12", "--replication", "1")
+	output(t, "topics", "ensure", "--brokers", s.reached, "--topic-prefix", s.prefix, "--partitions", "12", "--replication", "1")
 	s.ingress = freeAddr(t)
-	s.front = start(t, "ingress", "ingress", "--brokers", s.brokers, "--topic-prefix", s.prefix, "--tenants", s.tenants, "--listen", s.ingress)
+	s.front = start(t, "ingress", "ingress", "--brokers", s.reached, "--topic-prefix", s.prefix, "--tenants", s.tenants, "--listen", s.ingress)
 	s.addWorker()
 	s.addWorker()
 	return s
@@ -50,7 +57,7 @@ func newSystem(t *testing.T, tenants int) *system {
 
 func (s *system) addWorker() {
 	s.workers = append(s.workers, start(s.t, fmt.Sprintf("worker-%d", len(s.workers)+1),
-		"worker", "--brokers", s.brokers, "--topic-prefix", s.prefix, "--tenants", s.tenants, "--group", s.group))
+		"worker", "--brokers", s.reached, "--topic-prefix", s.prefix, "--tenants", s.tenants, "--group", s.group))
 }
 
 func (s *system) open() *queue.Log {
@@ -82,16 +89,9 @@ func (s *system) committed(log *queue.Log) map[int]int64 {
 // lag returns the group's lag as Kafka's own tool counts it.
 func (s *system) lag() (lag int, table string) {
 	s.t.Helper()
-	script, err := filepath.Abs("../../scripts/kafka")
-	if err != nil {
-		s.t.Fatal(err)
-	}
-	out, err := exec.Command(script, "tool", "org.apache.kafka.tools.consumer.group.ConsumerGroupCommand", "--bootstrap-server", s.brokers, "--describe", "--group", s.group).CombinedOutput()
-	if err != nil {
-		s.t.Fatalf("ConsumerGroupCommand: %v\n%s", err, out)
-	}
+	out := tool(s.t, "org.apache.kafka.tools.consumer.group.ConsumerGroupCommand", "--bootstrap-server", s.brokers, "--describe", "--group", s.group)
 	rows := 0
-	for line := range strings.Lines(string(out)) {
+	for line := range strings.Lines(out) {
 		f := strings.Fields(line) // GROUP TOPIC PARTITION CURRENT-OFFSET LOG-END-OFFSET LAG …
 		if len(f) > 5 && f[0] == s.group {
 			n, err := strconv.Atoi(f[5])
@@ -104,7 +104,21 @@ func (s *system) lag() (lag int, table string) {
 	if rows == 0 {
 		s.t.Fatalf("ConsumerGroupCommand names no partition of the group:\n%s", out)
 	}
-	return lag, string(out)
+	return lag, out
+}
+
+// tool runs one of Kafka's own tools to its end and returns what it printed.
+func tool(t *testing.T, class string, args ...string) string {
+	t.Helper()
+	script, err := filepath.Abs("../../scripts/kafka")
+	if err != nil {
+		t.Fatal(err)
+	}
+	out, err := exec.Command(script, append([]string{"tool", class}, args...)...).CombinedOutput()
+	if err != nil {
+		t.Fatalf("%s: %v\n%s", class, err, out)
+	}
+	return string(out)
 }
 
 // settle waits until the workers' last commits are in: at most an interval.
