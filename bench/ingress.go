@@ -30,7 +30,7 @@ type ingressFlags struct {
 func newIngress() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:     "ingress",
-		Short:   "Post events to the ingress, and beside it to a server that only reads them",
+		Short:   "Post events to the ingress, at its peak and at half of that, and to a server that only reads them",
 		Example: "  go run . ingress --connections 64,512 --brokers 127.0.0.1:19092",
 		Args:    cobra.NoArgs,
 	}
@@ -56,7 +56,8 @@ type front struct {
 	System      string  `json:"system"`
 	Connections int     `json:"connections"`
 	Run         int     `json:"run"`
-	Requests    int     `json:"requests"` // answered 202
+	Offered     float64 `json:"offered_per_second,omitempty"` // 0 is as many as the connections bear
+	Requests    int     `json:"requests"`                     // answered 202
 	Rate        float64 `json:"requests_per_second"`
 	CPU         float64 `json:"cpu_us_per_request"` // of the process, from when it listens to its end
 	PeakRSS     int64   `json:"peak_rss_bytes"`
@@ -66,6 +67,11 @@ type front struct {
 	Refused     int64   `json:"refused"` // any other answer, or none
 	Broken      int     `json:"broken"`  // answered 202 and not in the log as answered
 	Failure     string  `json:"failure,omitempty"`
+}
+
+func (r *front) say() {
+	fmt.Fprintf(os.Stderr, "run %d, %d connections, %s: %.0f requests/s, %.1f µs/request, p50 %.1f ms, p99 %.1f ms, p99.9 %.1f ms, %d refused, %d broken %s\n",
+		r.Run+1, r.Connections, r.System, r.Rate, r.CPU, r.P50, r.P99, r.P999, r.Refused, r.Broken, r.Failure)
 }
 
 func (r *front) failed() bool { return r.Failure != "" || r.Refused > 0 || r.Broken > 0 }
@@ -88,17 +94,25 @@ func (f *ingressFlags) run(ctx context.Context, out io.Writer) (err error) {
 			}
 			for _, name := range names {
 				one := front{System: name, Connections: connections, Run: run}
-				if name == "ingress" {
-					err = f.ingress(ctx, b, &one)
-				} else {
+				if name == "bare" {
 					err = f.bare(ctx, b, built["bare"], &one)
+				} else {
+					err = f.ingress(ctx, b, &one)
 				}
 				if err != nil {
 					return err
 				}
-				fmt.Fprintf(os.Stderr, "run %d, %d connections, %s: %.0f requests/s, %.1f µs/request, p50 %.1f ms, p99 %.1f ms, p99.9 %.1f ms, %d refused, %d broken %s\n",
-					run+1, connections, name, one.Rate, one.CPU, one.P50, one.P99, one.P999, one.Refused, one.Broken, one.Failure)
 				all = append(all, one)
+				one.say()
+				if name == "bare" || one.failed() {
+					continue
+				}
+				half := front{System: "half", Connections: connections, Run: run, Offered: one.Rate / 2}
+				if err := f.ingress(ctx, b, &half); err != nil {
+					return err
+				}
+				all = append(all, half)
+				half.say()
 			}
 		}
 	}
@@ -168,7 +182,7 @@ type posted struct {
 	id        string
 	partition int32
 	offset    int64
-	took      time.Duration
+	took      time.Duration // since it was due
 }
 
 // load posts events over so many connections, each one after another, for the
@@ -194,12 +208,18 @@ func (f *ingressFlags) load(ctx context.Context, p *process, address string, one
 			for running.Err() == nil && time.Since(begun) < f.Duration {
 				// Each event is another one: the n-th survey of its user.
 				i := int(next.Add(1) - 1)
+				due := time.Now()
+				if one.Offered > 0 { // each has its time, and whoever comes late waits as long
+					due = begun.Add(time.Duration(float64(i) / one.Offered * float64(time.Second)))
+					time.Sleep(time.Until(due))
+				}
 				user, seq := i%l.users, i/l.users+1
 				done, ok := s.post(l, user, seq)
 				if !ok {
 					refused.Add(1)
 					continue
 				}
+				done.took = time.Since(due)
 				each[c] = append(each[c], done)
 			}
 		})
@@ -241,9 +261,8 @@ func (s *sender) post(l *load, user, seq int) (posted, bool) {
 	s.request.SetRequestURI("http://" + s.address + "/v1/webhooks/refiner/" + tenantID(tenant))
 	s.request.Header.Set("Authorization", "Bearer "+token(tenant))
 	s.request.SetBodyRaw(s.body)
-	begun := time.Now()
 	err := s.client.Do(s.request, s.response)
-	out := posted{id: eventID(user, seq), partition: -1, took: time.Since(begun)}
+	out := posted{id: eventID(user, seq), partition: -1}
 	if err != nil || s.response.StatusCode() != fasthttp.StatusAccepted {
 		return posted{}, false
 	}
