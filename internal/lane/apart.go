@@ -122,11 +122,12 @@ func (p *Partition[T]) Blocked(name, order string) bool {
 }
 
 // ahead is how many of a lane's events that a cursor holds go before those of keys
-// that were set apart.
+// that were set apart, and take no room from the others: of each key no more than a lane
+// may have. There can be more to come, where events have left memory since.
 func (p *Partition[T]) ahead(q *queue[T]) (n int) {
 	for _, k := range p.apart[q.name] {
 		if items := q.keys[k.first]; items != nil && items.first().passed {
-			n += items.len()
+			n += min(items.len(), p.limits.BehindEvents)
 		}
 	}
 	return n

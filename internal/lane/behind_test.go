@@ -328,3 +328,25 @@ func TestKnowledgeBeyondTheCommitIsKept(t *testing.T) {
 		t.Error("the lane does not become live again")
 	}
 }
+
+// What goes before the events of a key that was set apart takes no room from the others,
+// and no more memory than a lane may have: a lane that was passed with a full window of it
+// does not take all of that back.
+func TestWhatGoesBeforeAKeyThatIsApartIsBounded(t *testing.T) {
+	t.Parallel()
+	p := lane.New[string](machineLimits, 0)
+	for o := range lane.Offset(10) {
+		add(p, o, "acme", "hot", pair...)
+	}
+	if !p.SetApart("acme", []byte("acme/hot"), "hot", since) || !p.Pass("acme", since, lane.CauseSlow) {
+		t.Fatal("the user is not set apart, or his tenant not passed")
+	}
+	o, behind := p.Unread("acme")
+	if !behind {
+		t.Fatal("the lane has all of its events in memory")
+	}
+	for ; o < 10 && p.Room("acme"); o++ {
+		again(t, p, o, "acme", "hot", pair...)
+	}
+	expect(t, "events in memory", p.Waiting("acme"), 2*machineLimits.BehindEvents)
+}
