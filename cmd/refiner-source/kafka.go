@@ -35,10 +35,10 @@ func addKafkaFlags(cmd *cobra.Command) *kafkaFlags {
 	flags.StringSliceVar(&f.brokers, "brokers", nil, "addresses of some Kafka brokers, host:port,…")
 	flags.StringVar(&f.prefix, "topic-prefix", queue.DefaultTopicPrefix, "what the names of the topics begin with")
 	flags.BoolVar(&f.tls, "kafka-tls", false, "speak TLS to the brokers, who must have certificates that the system trusts, or --kafka-ca")
-	flags.StringVar(&f.ca, "kafka-ca", "", "file with the authorities (PEM) that brokers' certificates are from; with it --kafka-tls is on")
+	flags.StringVar(&f.ca, "kafka-ca", "", "file with the authorities (PEM) that brokers' certificates are from, read at the start; with it --kafka-tls is on")
 	flags.StringVar(&f.cert, "kafka-cert", "", "file with our certificate (PEM) for the brokers, read again for each connection; with it --kafka-tls is on")
 	flags.StringVar(&f.key, "kafka-key", "", "file with its key (PEM)")
-	flags.StringVar(&f.sasl, "kafka-sasl", "", "how we say to the brokers who we are: "+strings.Join(queue.Mechanisms(), ", "))
+	flags.StringVar(&f.sasl, "kafka-sasl", "", "how we say to the brokers who we are: "+strings.Join(queue.Mechanisms(), ", ")+"; plain shows them the password, and the network too without --kafka-tls")
 	flags.StringVar(&f.user, "kafka-user", "", "user for --kafka-sasl")
 	flags.StringVar(&f.password, "kafka-password", "", "its password; better file:PATH, which is read for each connection, or the variable "+envName("kafka-password"))
 	return f

@@ -57,17 +57,26 @@ func (d *Deliverer) Deliver(ctx context.Context, to Source, parts [][]attributio
 // is paused or at its rate limit. What the one that waits has to wait for yet, its gate and
 // its receiver, holds for all.
 func (d *Deliverer) Join(ctx context.Context, to Source, parts [][]attribution.Call, o DeliverOptions, done func([]Report, Verdict)) bool {
+	if len(parts) == 0 || o.Probe || ctx.Err() != nil {
+		return false
+	}
 	t := to()
-	if len(parts) == 0 || o.Probe || t.Paused || ctx.Err() != nil {
+	if t.Paused {
 		return false
 	}
-	c := newCall(d, to, parts, o)
-	if c.tenant = d.state.enterAlso(t); c.tenant == nil {
+	tenant := d.state.enterAlso(t)
+	if tenant == nil {
 		return false
 	}
-	may := func(calls int) bool { return d.o.TryPace(t, calls, o.CatchUp) }
-	if !d.together.ride(ctx, tripKey{c.tenant, o.CatchUp}, rider{c, done}, parts, may) {
-		d.state.leave(c.tenant)
+	if !d.together.ride(ctx, tripKey{tenant, o.CatchUp}, parts, func(calls int) (rider, bool) {
+		if !d.o.TryPace(t, calls, o.CatchUp) {
+			return rider{}, false
+		}
+		c := newCall(d, to, parts, o)
+		c.tenant = tenant
+		return rider{c, done}, true
+	}) {
+		d.state.leave(tenant)
 		return false
 	}
 	if !o.CatchUp {

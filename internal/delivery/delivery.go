@@ -76,7 +76,8 @@ type Options struct {
 	// wait.
 	Pace func(ctx context.Context, t *tenant.Tenant, calls int, catchUp bool) error
 	// TryPace is Pace for who cannot wait: it reports false, and takes nothing, where Pace
-	// would wait. It must not block. Default: true, or false where Pace is not the default.
+	// would wait. It must not block. What was taken for a request that is not sent after all
+	// is not given back. Default: true, or false where Pace is not the default.
 	TryPace func(t *tenant.Tenant, calls int, catchUp bool) bool
 	// Gate is asked right before each attempt, when all its waits are over. After
 	// an error the attempt is not made, and what was to travel in it is Abandoned.

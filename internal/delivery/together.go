@@ -97,14 +97,18 @@ type rider struct {
 	done func([]Report, Verdict)
 }
 
-// ride takes a request along on the trip that has not begun, if there is one and it may,
-// and reports whether it did. The rider is told when that is over.
-func (t *together) ride(ctx context.Context, key tripKey, r rider, parts [][]attribution.Call, may func(calls int) bool) bool {
+// ride takes a request along on the trip that has not begun, if there is one with room and
+// it may board, and reports whether it did. The rider is told when that is over.
+func (t *together) ride(ctx context.Context, key tripKey, parts [][]attribution.Call, board func(calls int) (rider, bool)) bool {
 	calls, bytes := sizeOf(parts)
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	o := t.open[key]
-	if o == nil || o.ctx != ctx || !o.hasRoom(calls, bytes) || !may(calls) {
+	if o == nil || o.ctx != ctx || !o.hasRoom(calls, bytes) {
+		return false
+	}
+	r, ok := board(calls)
+	if !ok {
 		return false
 	}
 	o.add(parts, calls, bytes)

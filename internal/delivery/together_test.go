@@ -332,21 +332,18 @@ func TestWhoHasToWaitDoesNotJoin(t *testing.T) {
 					}
 					return !c.limited
 				}})
+				ctx, end := context.WithCancel(t.Context())
+				defer end()
 				var lanes sync.WaitGroup
 				for _, lane := range []string{"a", "b"} {
-					lanes.Go(func() { d.Deliver(t.Context(), ofAcme, laneParts(lane, 1), delivery.DeliverOptions{}) })
+					lanes.Go(func() { d.Deliver(ctx, ofAcme, laneParts(lane, 1), delivery.DeliverOptions{}) })
 					synctest.Wait()
 				}
 				if c.nothing {
 					lanes.Wait()
 				}
-				ctx, end := context.WithCancel(t.Context())
-				defer end()
-				switch {
-				case c.ended:
+				if c.ended {
 					end()
-				default:
-					ctx = t.Context()
 				}
 				told := make(chan struct{}, 1)
 				got := d.Join(ctx, func() *tenant.Tenant { return &c.t }, laneParts("c", 1), c.o, func([]delivery.Report, delivery.Verdict) { told <- struct{}{} })

@@ -38,7 +38,6 @@ type attempt struct {
 
 	requests  atomic.Int32
 	delivered atomic.Int32 // messages that analytics-go reports as sent
-	failed    atomic.Int32 // messages that it refused or could not send
 	result    Result       // of the one request
 }
 
@@ -52,20 +51,19 @@ func (a *attempt) tell() {
 // Success counts a message that was sent.
 func (a *attempt) Success(analytics.Message) { a.delivered.Add(1) }
 
-// Failure counts a message that was not.
-func (a *attempt) Failure(analytics.Message, error) { a.failed.Add(1) }
+// Failure has nothing to count: what was not sent did not succeed.
+func (a *attempt) Failure(analytics.Message, error) {}
 
 // roundTrip makes the attempt's request. Only a 2xx is a response to
 // analytics-go; all else is an error, so that it follows no redirect and reads
 // no body.
 func (a *attempt) roundTrip(ctx context.Context, r *http.Request) (*http.Response, error) {
-	if a.failed.Load() > 0 || a.requests.Add(1) > 1 {
+	if a.requests.Add(1) > 1 {
 		_ = r.Body.Close()
 		return nil, errIncomplete
 	}
 	batch, err := fill(r, a.calls)
 	if err != nil {
-		a.failed.Add(1)
 		return nil, err
 	}
 	defer batch.release()

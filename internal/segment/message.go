@@ -2,6 +2,8 @@ package segment
 
 import (
 	"bytes"
+	"context"
+	"crypto/tls"
 	"encoding/json/jsontext"
 	"errors"
 	"fmt"
@@ -123,6 +125,45 @@ func (r *reader) Read(p []byte) (int, error) {
 func (r *reader) WriteTo(w io.Writer) (int64, error) {
 	r.read.Store(true)
 	return r.Reader.WriteTo(w)
+}
+
+// dialer makes connections.
+type dialer func(ctx context.Context, network, address string) (net.Conn, error)
+
+// secured makes TLS of a dialer's connections, as net/http would.
+func secured(dial dialer, config *tls.Config) dialer {
+	return func(ctx context.Context, network, address string) (net.Conn, error) {
+		plain, err := dial(ctx, network, address)
+		if err != nil {
+			return nil, err
+		}
+		own := config.Clone()
+		if own == nil {
+			own = new(tls.Config)
+		}
+		if own.ServerName == "" {
+			own.ServerName, _, _ = net.SplitHostPort(address)
+		}
+		ctx, cancel := context.WithTimeout(ctx, handshakeTimeout)
+		defer cancel()
+		c := tls.Client(plain, own)
+		if err := c.HandshakeContext(ctx); err != nil {
+			_ = plain.Close()
+			return nil, err
+		}
+		return c, nil
+	}
+}
+
+// asTheyStand makes a dialer's connections conns.
+func asTheyStand(dial dialer) dialer {
+	return func(ctx context.Context, network, address string) (net.Conn, error) {
+		made, err := dial(ctx, network, address)
+		if err != nil {
+			return nil, err
+		}
+		return conn{made}, nil
+	}
 }
 
 // conn writes what a connection's buffer has no room for of a batch as it stands, where

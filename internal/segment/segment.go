@@ -51,6 +51,9 @@ const maxIdleConns = 1_024
 // of one that does not, the rest is another.
 const writeBuffer = 16 << 10
 
+// handshakeTimeout bounds a TLS handshake.
+const handshakeTimeout = 5 * time.Second
+
 // maxTimeout is the deadline that analytics-go sets itself and that cannot be
 // changed. Ours has to come first, since what ends by theirs has no class.
 const maxTimeout = 10 * time.Second
@@ -152,15 +155,14 @@ func New(o Options) (*Client, error) {
 		if err != nil {
 			return nil, dialError{err}
 		}
-		return conn{made}, nil
+		return made, nil
 	}
 	protocols := new(http.Protocols)
 	protocols.SetHTTP1(true)
 	return &Client{
 		transport: &http.Transport{
-			DialContext:            dial,
-			TLSClientConfig:        o.TLS.Clone(),
-			TLSHandshakeTimeout:    5 * time.Second,
+			DialContext:            asTheyStand(dial),
+			DialTLSContext:         asTheyStand(secured(dial, o.TLS)),
 			Protocols:              protocols,
 			DisableCompression:     true, // no answer is worth unpacking
 			MaxConnsPerHost:        o.MaxConnsPerHost,

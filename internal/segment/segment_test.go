@@ -2,6 +2,8 @@ package segment_test
 
 import (
 	"context"
+	"crypto/tls"
+	"crypto/x509"
 	"encoding/json/jsontext"
 	"encoding/json/v2"
 	"errors"
@@ -349,6 +351,25 @@ func TestLargeBatchIsWrittenAsItStands(t *testing.T) {
 	if got := writes.Load(); got != 2 {
 		t.Errorf("%d writes for a batch of 2,000 calls, want its beginning and the rest", got)
 	}
+	for i, c := range capture.Calls() {
+		if want := string(sent[i].AppendJSON(nil)); string(c.Call) != want {
+			t.Fatalf("call %d arrived as %s, want %s", i, c.Call, want)
+		}
+	}
+}
+
+// Over TLS too: net/http hands over what is left of the body at once, and makes no buffer
+// of 32 kB to copy it through.
+func TestLargeBatchIsWrittenAsItStandsOverTLS(t *testing.T) {
+	t.Parallel()
+	capture := segment.NewCapture(segment.CaptureOptions{Keep: segment.MaxBatchCalls})
+	server := httptest.NewTLSServer(capture)
+	t.Cleanup(server.Close)
+	trusted := x509.NewCertPool()
+	trusted.AddCert(server.Certificate())
+	client := newClient(t, segment.Options{TLS: &tls.Config{RootCAs: trusted}})
+	sent := calls(2000)
+	check(t, client.Send(t.Context(), segment.Target{Endpoint: server.URL, WriteKey: tenant.NewSecret(writeKey)}, sent), segment.Result{Class: segment.Accepted, Status: 200})
 	for i, c := range capture.Calls() {
 		if want := string(sent[i].AppendJSON(nil)); string(c.Call) != want {
 			t.Fatalf("call %d arrived as %s, want %s", i, c.Call, want)

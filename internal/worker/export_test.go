@@ -2,7 +2,11 @@ package worker
 
 import (
 	"context"
+	"time"
 
+	"refinersource/internal/attribution"
+	"refinersource/internal/deadletter"
+	"refinersource/internal/lane"
 	"refinersource/internal/tenant"
 )
 
@@ -22,3 +26,27 @@ func (p Pacer) Wait(ctx context.Context, t *tenant.Tenant, calls int, catchUp bo
 
 // Try is try.
 func (p Pacer) Try(t *tenant.Tenant, calls int, catchUp bool) bool { return p.try(t, calls, catchUp) }
+
+// MayJoin reports whether a request of two events may travel with others: with a letter
+// for the second one, a pause before its second step, or as r says.
+func MayJoin(r lane.Request[struct{}], letter bool, gap time.Duration) bool {
+	d := prepareTwo(r, letter, gap)
+	return d.mayJoin()
+}
+
+// FirstOutcomes are what stands for a request's parts before anything is known of them.
+func FirstOutcomes() []lane.Outcome {
+	return prepareTwo(lane.Request[struct{}]{}, true, 0).outcomes
+}
+
+func prepareTwo(r lane.Request[struct{}], letter bool, gap time.Duration) *done {
+	two := lane.Request[*event]{Lane: "acme", Probe: r.Probe, Alone: r.Alone, Behind: r.Behind}
+	for range 2 {
+		e := &event{tenant: &tenant.Tenant{ID: "acme", PairGap: gap}, steps: [][]attribution.Call{{{}}, {{}}}}
+		two.Parts = append(two.Parts, lane.Part[*event]{Item: &lane.Item[*event]{Event: lane.Event[*event]{Payload: e}}, Step: 1})
+	}
+	if letter {
+		two.Parts[1].Item.Payload.letter = new(deadletter.Letter)
+	}
+	return prepare(two)
+}

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"refinersource/internal/attribution"
+	"refinersource/internal/lane"
 	"refinersource/internal/queue"
 	"refinersource/internal/segment"
 	"refinersource/internal/tenant"
@@ -114,4 +115,38 @@ func TestTenantsOfADeadHostGetNoCursors(t *testing.T) {
 		w.verify(never)
 		m.terminate()
 	})
+}
+
+// What travels with others is told of all its parts at once, by their answer: so it must
+// be nothing but calls, that can go at once.
+func TestOnlyCallsThatCanGoAtOnceTravelWithOthers(t *testing.T) {
+	t.Parallel()
+	type request = lane.Request[struct{}]
+	for name, c := range map[string]struct {
+		r      request
+		letter bool
+		gap    time.Duration
+		want   bool
+	}{
+		"calls":                     {want: true},
+		"calls that catch up":       {r: request{Behind: true}, want: true},
+		"a probe":                   {r: request{Probe: true}},
+		"an event that failed":      {r: request{Alone: true}},
+		"a dead letter beside them": {letter: true},
+		"a pause before them":       {gap: time.Second},
+	} {
+		if got := worker.MayJoin(c.r, c.letter, c.gap); got != c.want {
+			t.Errorf("%s: %v, want %v", name, got, c.want)
+		}
+	}
+}
+
+// What nobody says anything of has not been accepted.
+func TestPartOfWhichNothingIsKnownIsNotAccepted(t *testing.T) {
+	t.Parallel()
+	for i, got := range worker.FirstOutcomes() {
+		if got != lane.Abandoned {
+			t.Errorf("part %d: %v, want %v", i, got, lane.Abandoned)
+		}
+	}
 }

@@ -22,8 +22,9 @@ const (
 )
 
 // partition drives one partition's lanes. One goroutine owns the state machine;
-// one fetches and decides, one reads again for lanes that are behind, each request
-// in flight has one of its own, and all have ended when run returns.
+// one fetches and decides, one reads again for lanes that are behind, each request in
+// flight has one of its own unless it travels with another's, and all have ended when run
+// returns.
 type partition struct {
 	w          *Worker
 	id         int

@@ -44,7 +44,8 @@ type done struct {
 	verdict  delivery.Verdict
 }
 
-// prepare says what of a request is to be sent.
+// prepare says what of a request is to be sent. Until something else is known of a part,
+// nothing became of it.
 func prepare(r lane.Request[*event]) *done {
 	n := len(r.Parts)
 	found := make([]bool, 2*n)
@@ -53,6 +54,7 @@ func prepare(r lane.Request[*event]) *done {
 		outcomes: make([]lane.Outcome, n), failed: found[:n:n], blamed: found[n:],
 	}
 	for i, part := range r.Parts {
+		d.outcomes[i] = lane.Abandoned
 		e := part.Item.Payload
 		if e.tenant != nil {
 			d.tenant = e.tenant
@@ -69,10 +71,17 @@ func prepare(r lane.Request[*event]) *done {
 	return d
 }
 
+// mayJoin reports whether a request is nothing but calls that can go at once with others:
+// no letters, no pause before them, and no event that may be what fails.
+func (d *done) mayJoin() bool {
+	r := &d.request
+	return !r.Probe && !r.Alone && d.gap == 0 && len(d.which) == len(r.Parts)
+}
+
 // join has a request travel with another of its tenant that waits to be written, if there
 // is one: then it comes back without a sender of its own.
 func (p *partition) join(ctx context.Context, d *done, running *sync.WaitGroup, returned chan<- *done) bool {
-	if r := &d.request; r.Probe || r.Alone || d.gap > 0 || len(d.which) < len(r.Parts) {
+	if !d.mayJoin() {
 		return false
 	}
 	source, began := p.w.source(d.tenant), time.Now()
