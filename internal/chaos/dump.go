@@ -139,16 +139,19 @@ func (c *Cluster) readBetween(ctx context.Context, topic string, bounds []checke
 
 // dumpLog writes the events topic into the history, each partition in order: first
 // what was deleted from it, then what is there.
-func (c *Cluster) dumpLog(ctx context.Context, topic, dir string, deleted ...checker.Record) (int, error) {
+func (c *Cluster) dumpLog(ctx context.Context, topic, dir string, deleted *trimmed) (int, error) {
 	out, err := createLines(dir, checker.LogFile)
 	if err != nil {
 		return 0, err
 	}
-	for i := range deleted {
-		out.write(&deleted[i])
+	for i := range deleted.records {
+		out.write(&deleted.records[i])
 	}
-	n := len(deleted)
+	n := len(deleted.records)
 	err = c.read(ctx, topic, func(r *kgo.Record) {
+		if deleted.has(int(r.Partition), r.Offset) {
+			return
+		}
 		n++
 		line := logged(r)
 		out.write(&line)

@@ -1,5 +1,7 @@
 package chaos
 
+import "refinersource/internal/checker"
+
 // What tests of this package see of its inside.
 var (
 	WriteOverlay  = writeOverlay
@@ -49,3 +51,15 @@ func (p *Proxy) Record(commits *CommitRecorder, client string) { p.record(commit
 
 // Close ends the file.
 func (c *commitRecorder) Close() error { return c.close() }
+
+// Trimmed is trimmed.
+type Trimmed struct{ trimmed }
+
+// Take is take.
+func (t *Trimmed) Take(r checker.Record) bool { return t.take(r) }
+
+// Left is left.
+func (t *Trimmed) Left(b checker.Bounds) checker.Bounds { return t.left(b) }
+
+// Records are those that were taken.
+func (t *Trimmed) Records() []checker.Record { return t.records }

@@ -35,7 +35,7 @@ type injector struct {
 	refusing     int // topics that take no records
 	lastRefusal  time.Time
 	trimming     sync.Mutex
-	trimmed      []checker.Record // what was deleted from the log, in order
+	trimmed      trimmed // what was deleted from the log
 }
 
 // kill is the end of a worker, and what it had.

@@ -494,7 +494,7 @@ func (r *run) dump(ctx context.Context) error {
 		return err
 	}
 	final := checker.Final{At: time.Now().UnixNano(), Positions: positions, Failing: r.failing}
-	if r.log, err = r.cluster.dumpLog(ctx, r.events(), r.history, r.injector.trimmed...); err != nil {
+	if r.log, err = r.cluster.dumpLog(ctx, r.events(), r.history, &r.injector.trimmed); err != nil {
 		return err
 	}
 	if r.letters, err = r.cluster.dumpLetters(ctx, r.dead(), r.history); err != nil {

@@ -13,6 +13,34 @@ import (
 	"refinersource/internal/checker"
 )
 
+// trimmed are the records that were deleted from the log, each once and each partition's
+// in order. A broker that is killed soon after may bring some back: it notes now and then
+// from where on its log is valid.
+type trimmed struct {
+	records []checker.Record
+	to      map[int]int64 // by partition, one past the last
+}
+
+// left is what of these bounds has not been taken yet.
+func (t *trimmed) left(b checker.Bounds) checker.Bounds {
+	b.Start = max(b.Start, t.to[b.Partition])
+	return b
+}
+
+// take takes a record, unless it has it.
+func (t *trimmed) take(r checker.Record) bool {
+	if t.has(r.Partition, r.Offset) {
+		return false
+	}
+	if t.to == nil {
+		t.to = make(map[int]int64)
+	}
+	t.records, t.to[r.Partition] = append(t.records, r), r.Offset+1
+	return true
+}
+
+func (t *trimmed) has(partition int, offset int64) bool { return offset < t.to[partition] }
+
 // trim makes tenants fail, and when one waits at a cursor deletes the log of its
 // partition up to the commit, as retention does: nothing that only a cursor holds
 // is left there. What is deleted is read first, for the history.
@@ -40,8 +68,8 @@ func (j *injector) trim(ctx context.Context, in Injection, r *rand.Rand, f *chec
 		j.logger("F38: nobody waits at a cursor")
 		return nil
 	}
-	if err := j.cluster.readBetween(limited, j.events(), []checker.Bounds{to}, func(record *kgo.Record) {
-		j.trimmed = append(j.trimmed, logged(record))
+	if err := j.cluster.readBetween(limited, j.events(), []checker.Bounds{j.trimmed.left(to)}, func(record *kgo.Record) {
+		j.trimmed.take(logged(record))
 	}); err != nil {
 		return err
 	}
