@@ -109,7 +109,7 @@ func newIngress() *cobra.Command {
 const (
 	ingressGCPercent   = 400
 	ingressMemoryLimit = 256 << 20
-	workerGCPercent    = 60
+	workerGCPercent    = 70
 )
 
 // collect has garbage collected at so many percent and within a limit, unless GOGC and
