@@ -14,28 +14,37 @@ const brokerStop = time.Minute
 // killBrokers ends brokers with SIGKILL and starts them again on their data. It
 // returns when all replicas are in sync.
 func (j *injector) killBrokers(ctx context.Context, in Injection, f *checker.Fault) error {
-	defer j.brokersAreStruck()()
-	victims, err := j.victims(ctx, in)
-	if err != nil {
-		return err
-	}
-	for _, b := range victims {
-		f.Target += fmt.Sprintf("broker-%d ", b.ID)
-		b.process.signal(sigKill)
-	}
-	for _, b := range victims {
-		j.cluster.kill(b)
-	}
-	pause(ctx, in.For)
-	if err := j.cluster.reviveAll(ctx, victims); err != nil {
-		return err
-	}
-	return j.awaitInSync(ctx)
+	return j.loseBrokers(ctx, in, f, func(victims []*Broker) error {
+		for _, b := range victims {
+			b.process.signal(sigKill)
+		}
+		return nil
+	})
 }
 
-// fillDisk has every write of a broker fail, as on a disk that is full: its log fails, and
-// it ends by itself. It comes back when there is room.
+// fillDisk has every write of brokers fail, as on a disk that is full: their log fails, and
+// they end by themselves. They come back when there is room.
 func (j *injector) fillDisk(ctx context.Context, in Injection, f *checker.Fault) error {
+	return j.loseBrokers(ctx, in, f, func(victims []*Broker) error {
+		for _, b := range victims {
+			if err := letWriteNothing(b.process.cmd.Process); err != nil {
+				return fmt.Errorf("fill the disk of broker %d: %w", b.ID, err)
+			}
+		}
+		for _, b := range victims {
+			select {
+			case <-b.process.done:
+			case <-time.After(brokerStop):
+				j.problem("broker %d goes on although it can write nothing", b.ID)
+			}
+		}
+		return nil
+	})
+}
+
+// loseBrokers has brokers end, and starts them again on their data. It returns when all
+// replicas are in sync.
+func (j *injector) loseBrokers(ctx context.Context, in Injection, f *checker.Fault, end func([]*Broker) error) error {
 	defer j.brokersAreStruck()()
 	victims, err := j.victims(ctx, in)
 	if err != nil {
@@ -43,14 +52,11 @@ func (j *injector) fillDisk(ctx context.Context, in Injection, f *checker.Fault)
 	}
 	for _, b := range victims {
 		f.Target += fmt.Sprintf("broker-%d ", b.ID)
-		if err := letWriteNothing(b.process.cmd.Process); err != nil {
-			return fmt.Errorf("fill the disk of broker %d: %w", b.ID, err)
-		}
-		select {
-		case <-b.process.done:
-		case <-time.After(brokerStop):
-			j.problem("broker %d goes on although it can write nothing", b.ID)
-		}
+	}
+	if err := end(victims); err != nil {
+		return err
+	}
+	for _, b := range victims {
 		j.cluster.kill(b)
 	}
 	pause(ctx, in.For)

@@ -64,7 +64,7 @@ func (d *Deliverer) Join(ctx context.Context, to Source, parts [][]attribution.C
 	if t.Paused {
 		return false
 	}
-	tenant := d.state.enterAlso(t)
+	tenant := d.state.enterKnown(t)
 	if tenant == nil {
 		return false
 	}

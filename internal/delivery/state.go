@@ -80,9 +80,9 @@ func (s *state) enter(t *tenant.Tenant) *tenantState {
 	return s.begin(t)
 }
 
-// enterAlso is enter for a tenant that is sent something at the same endpoint, and nil for
+// enterKnown is enter for a tenant that is sent something at the same endpoint, and nil for
 // any other.
-func (s *state) enterAlso(t *tenant.Tenant) *tenantState {
+func (s *state) enterKnown(t *tenant.Tenant) *tenantState {
 	s.mu.Lock()
 	defer s.unlock()
 	if ts := s.tenants[t.ID]; ts == nil || ts.endpoint != t.Endpoint {

@@ -2,13 +2,10 @@ package segment
 
 import (
 	"bytes"
-	"context"
-	"crypto/tls"
 	"encoding/json/jsontext"
 	"errors"
 	"fmt"
 	"io"
-	"net"
 	"net/http"
 	"sync"
 	"sync/atomic"
@@ -18,10 +15,10 @@ import (
 	"refinersource/internal/attribution"
 )
 
-// stands is the message that stands for a batch in what analytics-go makes: the batch's
+// standIn is the message that stands for a batch in what analytics-go makes: the batch's
 // first call by its ids and its time. The encodings of all calls take its place in the
 // request (docs/decisions/0022, 0023).
-func stands(first *attribution.Call) analytics.Message {
+func standIn(first *attribution.Call) analytics.Message {
 	return analytics.Identify{
 		MessageId: first.MessageID, UserId: first.UserID, AnonymousId: first.AnonymousID, Timestamp: first.Timestamp,
 	}
@@ -125,61 +122,6 @@ func (r *reader) Read(p []byte) (int, error) {
 func (r *reader) WriteTo(w io.Writer) (int64, error) {
 	r.read.Store(true)
 	return r.Reader.WriteTo(w)
-}
-
-// dialer makes connections.
-type dialer func(ctx context.Context, network, address string) (net.Conn, error)
-
-// secured makes TLS of a dialer's connections, as net/http would.
-func secured(dial dialer, config *tls.Config) dialer {
-	return func(ctx context.Context, network, address string) (net.Conn, error) {
-		plain, err := dial(ctx, network, address)
-		if err != nil {
-			return nil, err
-		}
-		own := config.Clone()
-		if own == nil {
-			own = new(tls.Config)
-		}
-		if own.ServerName == "" {
-			own.ServerName, _, _ = net.SplitHostPort(address)
-		}
-		ctx, cancel := context.WithTimeout(ctx, handshakeTimeout)
-		defer cancel()
-		c := tls.Client(plain, own)
-		if err := c.HandshakeContext(ctx); err != nil {
-			_ = plain.Close()
-			return nil, err
-		}
-		return c, nil
-	}
-}
-
-// asTheyStand makes a dialer's connections conns.
-func asTheyStand(dial dialer) dialer {
-	return func(ctx context.Context, network, address string) (net.Conn, error) {
-		made, err := dial(ctx, network, address)
-		if err != nil {
-			return nil, err
-		}
-		return conn{made}, nil
-	}
-}
-
-// conn writes what a connection's buffer has no room for of a batch as it stands, where
-// net/http would copy it through a buffer that it makes each time.
-type conn struct{ net.Conn }
-
-// ReadFrom implements io.ReaderFrom.
-func (c conn) ReadFrom(from io.Reader) (int64, error) {
-	if l, ok := from.(*io.LimitedReader); ok {
-		if r, ok := l.R.(*reader); ok && int64(r.Len()) <= l.N {
-			n, err := r.WriteTo(c.Conn)
-			l.N -= n
-			return n, err
-		}
-	}
-	return io.Copy(struct{ io.Writer }{c.Conn}, from)
 }
 
 // Close lets go of the batch.

@@ -51,9 +51,6 @@ const maxIdleConns = 1_024
 // of one that does not, the rest is another.
 const writeBuffer = 16 << 10
 
-// handshakeTimeout bounds a TLS handshake.
-const handshakeTimeout = 5 * time.Second
-
 // maxTimeout is the deadline that analytics-go sets itself and that cannot be
 // changed. Ours has to come first, since what ends by theirs has no class.
 const maxTimeout = 10 * time.Second
@@ -161,8 +158,8 @@ func New(o Options) (*Client, error) {
 	protocols.SetHTTP1(true)
 	return &Client{
 		transport: &http.Transport{
-			DialContext:            asTheyStand(dial),
-			DialTLSContext:         asTheyStand(secured(dial, o.TLS)),
+			DialContext:            writingBodies(dial),
+			DialTLSContext:         writingBodies(overTLS(dial, o.TLS)),
 			Protocols:              protocols,
 			DisableCompression:     true, // no answer is worth unpacking
 			MaxConnsPerHost:        o.MaxConnsPerHost,
@@ -223,7 +220,7 @@ func (c *Client) Send(ctx context.Context, to Target, calls []attribution.Call) 
 		return Result{Class: Invalid, Err: fmt.Errorf("open upload: %w", err)}
 	}
 	// Close returns when the upload is over, and makes its first failure its last.
-	if err := errors.Join(client.Enqueue(stands(&calls[0])), client.Close()); err != nil {
+	if err := errors.Join(client.Enqueue(standIn(&calls[0])), client.Close()); err != nil {
 		return Result{Class: Invalid, Err: fmt.Errorf("upload: %w", err)}
 	}
 	return a.outcome()
