@@ -79,9 +79,6 @@ func (d *Deliverer) Join(ctx context.Context, to Source, parts [][]attribution.C
 		d.state.leave(tenant)
 		return false
 	}
-	if !o.CatchUp {
-		d.turns.sawLive()
-	}
 	return true
 }
 

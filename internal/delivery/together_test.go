@@ -310,6 +310,7 @@ func TestWhoHasToWaitDoesNotJoin(t *testing.T) {
 		o       delivery.DeliverOptions
 		want    bool
 		ended   bool
+		other   bool // it ends with another context
 		limited bool // the pace would wait
 		nothing bool // there is nobody to join
 	}{
@@ -320,6 +321,7 @@ func TestWhoHasToWaitDoesNotJoin(t *testing.T) {
 		"one at its rate limit": {t: *ofAcme(), limited: true},
 		"another endpoint":      {t: elsewhere},
 		"after the end":         {t: *ofAcme(), ended: true},
+		"another's end":         {t: *ofAcme(), other: true},
 		"nobody to join":        {t: *ofAcme(), nothing: true},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -342,11 +344,15 @@ func TestWhoHasToWaitDoesNotJoin(t *testing.T) {
 				if c.nothing {
 					lanes.Wait()
 				}
-				if c.ended {
+				own := ctx
+				switch {
+				case c.ended:
 					end()
+				case c.other:
+					own = t.Context()
 				}
 				told := make(chan struct{}, 1)
-				got := d.Join(ctx, func() *tenant.Tenant { return &c.t }, laneParts("c", 1), c.o, func([]delivery.Report, delivery.Verdict) { told <- struct{}{} })
+				got := d.Join(own, func() *tenant.Tenant { return &c.t }, laneParts("c", 1), c.o, func([]delivery.Report, delivery.Verdict) { told <- struct{}{} })
 				if got != c.want {
 					t.Errorf("joined: %v, want %v", got, c.want)
 				}
@@ -355,7 +361,54 @@ func TestWhoHasToWaitDoesNotJoin(t *testing.T) {
 				if (len(told) == 1) != c.want {
 					t.Errorf("told %d times", len(told))
 				}
+				// Who has asked to join is forgotten as any other.
+				time.Sleep(2 * time.Minute)
+				d.Deliver(t.Context(), named("late", aHost), parts(1), delivery.DeliverOptions{})
+				if tenants, _ := d.Known(); tenants != 1 {
+					t.Errorf("%d tenants are known, want the last one alone", tenants)
+				}
 			})
 		})
 	}
+}
+
+// Nobody waits for what is still to become of those that travelled with him.
+func TestWhatIsRefusedOnARideHoldsUpNobody(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		requests, writing := 0, 5*time.Millisecond
+		d := newDeliverer(t, delivery.Options{Writers: 1, Sender: senderFunc(func(_ context.Context, _ segment.Target, calls []attribution.Call) segment.Result {
+			requests++
+			switch {
+			case requests == 2: // of b and c together
+				time.Sleep(writing)
+				return segment.Result{Class: segment.Refused, Status: 400}
+			case calls[0].MessageID == "c0":
+				time.Sleep(5 * time.Second)
+			default:
+				time.Sleep(writing)
+			}
+			return segment.Result{Class: segment.Accepted, Status: 200}
+		})})
+		began, took := time.Now(), make([]time.Duration, 2)
+		var lanes sync.WaitGroup
+		for i, lane := range []string{"a", "b"} {
+			lanes.Go(func() {
+				d.Deliver(t.Context(), ofAcme, laneParts(lane, 1), delivery.DeliverOptions{})
+				took[i] = time.Since(began)
+			})
+			synctest.Wait()
+		}
+		told := make(chan []delivery.Report, 1)
+		if !d.Join(t.Context(), ofAcme, laneParts("c", 1), delivery.DeliverOptions{}, func(reports []delivery.Report, _ delivery.Verdict) { told <- reports }) {
+			t.Fatal("the request does not join the one that waits")
+		}
+		lanes.Wait()
+		if took[1] > time.Second {
+			t.Errorf("the one that was joined took %v", took[1])
+		}
+		if got := outcomes(<-told); !slices.Equal(got, []delivery.Outcome{delivery.Accepted}) {
+			t.Errorf("outcomes %v, want it accepted", got)
+		}
+	})
 }

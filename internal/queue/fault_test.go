@@ -157,6 +157,18 @@ func TestPublishDoesNotTryAgainWhatIsRefused(t *testing.T) {
 	}
 }
 
+// A password that is not accepted may be about to be changed.
+func TestPublishTriesAgainWhereThePasswordIsNotAccepted(t *testing.T) {
+	inBubble(t, 1, func(t *testing.T, c *cluster) {
+		fault := c.Fault(kfake.Fault{Keys: []kmsg.Key{kmsg.Produce}, Topic: c.topic, Err: kerr.SaslAuthenticationFailed, Count: 2})
+		p := c.log.Publisher(c.topic, queue.PublisherOptions{})
+		defer p.Close()
+		if _, err := p.Publish(virtual(t), queue.Record{}); err != nil || fault.Hits() != 2 {
+			t.Errorf("got error %v after %d refusals, want none after 2", err, fault.Hits())
+		}
+	})
+}
+
 // K3: kafka-go cannot call a write back; the caller gets its time back all the same.
 func TestPublishReturnsWhenItsContextEndsUnderWay(t *testing.T) {
 	inBubble(t, 1, func(t *testing.T, c *cluster) {

@@ -12,8 +12,6 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/segmentio/analytics-go/v3"
-
 	"refinersource/internal/attribution"
 )
 
@@ -26,9 +24,9 @@ const maxAnswerBytes = 8 << 10
 // attempt.
 var errIncomplete = errors.New("request does not carry the whole batch")
 
-// attempt is one request: the callback of its analytics.Client and, through a
-// roundTripper, its transport. analytics-go calls it from goroutines that have
-// ended when Close of its client returns.
+// attempt is one request: through a roundTripper, the transport of its
+// analytics.Client. analytics-go calls it from goroutines that have ended when Close of
+// its client returns.
 type attempt struct {
 	transport http.RoundTripper
 	timeout   time.Duration
@@ -36,9 +34,8 @@ type attempt struct {
 	strict    bool   // the body of a 2xx answer is read too
 	told      func() // Target.Written
 
-	requests  atomic.Int32
-	delivered atomic.Int32 // messages that analytics-go reports as sent
-	result    Result       // of the one request
+	requests atomic.Int32
+	result   Result // of the one request
 }
 
 // tell calls Target.Written, if it was not called yet or is not to be called at all.
@@ -47,12 +44,6 @@ func (a *attempt) tell() {
 		a.told()
 	}
 }
-
-// Success counts a message that was sent.
-func (a *attempt) Success(analytics.Message) { a.delivered.Add(1) }
-
-// Failure has nothing to count: what was not sent did not succeed.
-func (a *attempt) Failure(analytics.Message, error) {}
 
 // roundTrip makes the attempt's request. Only a 2xx is a response to
 // analytics-go; all else is an error, so that it follows no redirect and reads
@@ -64,6 +55,7 @@ func (a *attempt) roundTrip(ctx context.Context, r *http.Request) (*http.Respons
 	}
 	batch, err := fill(r, a.calls)
 	if err != nil {
+		a.result = Result{Class: Invalid, Err: fmt.Errorf("post batch: %w", err)}
 		return nil, err
 	}
 	defer batch.release()
@@ -139,7 +131,7 @@ func outgoing(ctx context.Context, r *http.Request, batch *batchBody, written *a
 // one request for the one message is no success, whatever was answered.
 func (a *attempt) outcome() Result {
 	requests := a.requests.Load()
-	if requests != 1 || a.result.Class == Accepted && a.delivered.Load() != 1 {
+	if requests != 1 {
 		return Result{Class: Invalid, Unknown: requests > 0, Err: fmt.Errorf("post batch: %w", errIncomplete)}
 	}
 	return a.result

@@ -58,9 +58,7 @@ type conn struct{ net.Conn }
 func (c conn) ReadFrom(from io.Reader) (int64, error) {
 	if l, ok := from.(*io.LimitedReader); ok {
 		if r, ok := l.R.(*reader); ok && int64(r.Len()) <= l.N {
-			n, err := r.WriteTo(c.Conn)
-			l.N -= n
-			return n, err
+			return r.WriteTo(c.Conn)
 		}
 	}
 	return io.Copy(struct{ io.Writer }{c.Conn}, from)

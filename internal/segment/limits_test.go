@@ -3,6 +3,7 @@ package segment_test
 import (
 	"context"
 	"encoding/json/jsontext"
+	"errors"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -105,7 +106,7 @@ func TestBatchAtTheLimitsIsOneRequest(t *testing.T) {
 func TestSecondRequestOfAnAttemptIsRefused(t *testing.T) {
 	t.Parallel()
 	sent := 0
-	attempt := segment.NewAttempt(roundTripper(func(*http.Request) (*http.Response, error) {
+	attempt, _ := segment.NewAttempt(roundTripper(func(*http.Request) (*http.Response, error) {
 		sent++
 		return &http.Response{StatusCode: http.StatusOK, Body: http.NoBody}, nil
 	}))
@@ -121,6 +122,23 @@ func TestSecondRequestOfAnAttemptIsRefused(t *testing.T) {
 	}
 	if sent != 1 {
 		t.Errorf("%d requests were sent, want 1", sent)
+	}
+}
+
+// An analytics-go whose requests look otherwise sends nothing.
+func TestEnvelopeThatIsNotKnownIsInvalid(t *testing.T) {
+	t.Parallel()
+	for _, body := range []string{``, `{"messageId":"m","messages":[],"context":null}`, `],"context":null,"batch":[`} {
+		attempt, outcome := segment.NewAttempt(roundTripper(func(*http.Request) (*http.Response, error) {
+			t.Errorf("%s: a request was made", body)
+			return nil, errors.New("not wanted")
+		}))
+		r := httptest.NewRequestWithContext(t.Context(), http.MethodPost, "http://receiver.test/v1/batch", strings.NewReader(body))
+		if res, err := attempt.RoundTrip(r); err == nil {
+			_ = res.Body.Close()
+			t.Errorf("%s: no error", body)
+		}
+		check(t, outcome(), segment.Result{Class: segment.Invalid})
 	}
 }
 

@@ -213,8 +213,7 @@ func (c *Client) Send(ctx context.Context, to Target, calls []attribution.Call) 
 		Transport: roundTripper(func(r *http.Request) (*http.Response, error) {
 			return a.roundTrip(ctx, r)
 		}),
-		Logger:   discard{},
-		Callback: a,
+		Logger: discard{},
 	})
 	if err != nil {
 		return Result{Class: Invalid, Err: fmt.Errorf("open upload: %w", err)}

@@ -121,6 +121,8 @@ func TestScannerAgreesWithJSONText(t *testing.T) {
 	for _, c := range goldenCases(t) {
 		checkScanner(t, c.source, c.event)
 	}
+	// That it is too deep is said before all else, also where a fault comes first.
+	checkScanner(t, survey.RefinerWebhook, []byte(`{"response":5,"deep":`+strings.Repeat("[", 70)+strings.Repeat("]", 70)+`}`))
 }
 
 func checkScanner(t interface{ Fatalf(string, ...any) }, source survey.Source, raw []byte) {

@@ -75,15 +75,9 @@ func (p *pacer) try(t *tenant.Tenant, calls int, catchUp bool) bool {
 	l, burst := p.of(t)
 	if catchUp {
 		burst = max(1, burst/10)
-		select {
-		case l.turn <- struct{}{}:
-			defer func() { <-l.turn }()
-		default:
-			return false
-		}
 	}
-	// Who waits was first.
-	return l.live.Load() == 0 && calls <= burst && l.limiter.AllowN(time.Now(), calls)
+	// Who waits has its part of what is to come, so that nothing is there before.
+	return calls <= burst && l.limiter.AllowN(time.Now(), calls)
 }
 
 // yield waits for its turn among those that catch up, then until no live request
