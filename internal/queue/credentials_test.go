@@ -2,15 +2,10 @@ package queue_test
 
 import (
 	"context"
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
 	"crypto/tls"
 	"crypto/x509"
-	"crypto/x509/pkix"
 	"errors"
-	"math/big"
-	"net"
+	"net/http/httptest"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -88,10 +83,14 @@ func TestPasswordThatCannotBeReadIsSaid(t *testing.T) {
 // Over TLS, with a certificate of ours that the brokers demand.
 func TestBrokersThatSpeakTLS(t *testing.T) {
 	t.Parallel()
-	authority, server, client := certificates(t)
-	addrs := guarded(t, kfake.TLS(&tls.Config{Certificates: []tls.Certificate{server}, ClientCAs: authority, ClientAuth: tls.RequireAndVerifyClientCert}))
+	// Its certificate is for 127.0.0.1, and its own authority.
+	https := httptest.NewTLSServer(nil)
+	t.Cleanup(https.Close)
+	certificate, authority := https.TLS.Certificates[0], x509.NewCertPool()
+	authority.AddCert(https.Certificate())
+	addrs := guarded(t, kfake.TLS(&tls.Config{Certificates: []tls.Certificate{certificate}, ClientAuth: tls.RequireAnyClientCert}))
 	credentials := &queue.Credentials{Mechanism: queue.Plain, User: "refiner", Password: func() (string, error) { return "secret-plain", nil }}
-	own := func(*tls.CertificateRequestInfo) (*tls.Certificate, error) { return &client, nil }
+	own := func(*tls.CertificateRequestInfo) (*tls.Certificate, error) { return &certificate, nil }
 	useAll(t, open(t, queue.Options{Brokers: addrs, Credentials: credentials, TLS: &tls.Config{RootCAs: authority, GetClientCertificate: own}}))
 	for name, config := range map[string]*tls.Config{
 		"plain text":                nil,
@@ -158,46 +157,4 @@ func useAll(t *testing.T, l *queue.Log) {
 	}); err != nil || !joined {
 		t.Errorf("joined: %v, %v", joined, err)
 	}
-}
-
-// certificates are those of an authority, of a server at 127.0.0.1 and of a client.
-func certificates(t *testing.T) (authority *x509.CertPool, server, client tls.Certificate) {
-	t.Helper()
-	key := func() *ecdsa.PrivateKey {
-		k, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-		if err != nil {
-			t.Fatal(err)
-		}
-		return k
-	}
-	root := &x509.Certificate{
-		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "authority"}, NotAfter: time.Now().Add(time.Hour),
-		IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign,
-	}
-	rootKey := key()
-	issue := func(serial int64, c *x509.Certificate) tls.Certificate {
-		own := key()
-		c.SerialNumber, c.NotAfter = big.NewInt(serial), root.NotAfter
-		der, err := x509.CreateCertificate(rand.Reader, c, root, &own.PublicKey, rootKey)
-		if err != nil {
-			t.Fatal(err)
-		}
-		return tls.Certificate{Certificate: [][]byte{der}, PrivateKey: own}
-	}
-	der, err := x509.CreateCertificate(rand.Reader, root, root, &rootKey.PublicKey, rootKey)
-	if err != nil {
-		t.Fatal(err)
-	}
-	parsed, err := x509.ParseCertificate(der)
-	if err != nil {
-		t.Fatal(err)
-	}
-	authority = x509.NewCertPool()
-	authority.AddCert(parsed)
-	server = issue(2, &x509.Certificate{
-		Subject: pkix.Name{CommonName: "broker"}, IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)},
-		ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth},
-	})
-	client = issue(3, &x509.Certificate{Subject: pkix.Name{CommonName: "refiner"}, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}})
-	return authority, server, client
 }
