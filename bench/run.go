@@ -12,6 +12,8 @@ import (
 	"sync"
 	"time"
 
+	"github.com/google/pprof/profile"
+
 	"refinersource/internal/queue"
 )
 
@@ -141,7 +143,8 @@ type bench struct {
 	configured int // tenants in the file
 	pairing    string
 	stalled    time.Duration // how long nothing may come
-	profiles   string        // directory of CPU profiles; "" takes none
+	profiling  bool
+	profiles   []*profile.Profile
 }
 
 // scene is a receiver and a place for one run.
@@ -169,7 +172,7 @@ func (b *bench) drain(ctx context.Context, s *system, prefix string, delay time.
 		return out, err
 	}
 	defer r.close()
-	if b.profiles != "" {
+	if b.profiling {
 		if at.admin, err = freeAddress(ctx); err != nil {
 			return out, err
 		}
@@ -180,8 +183,8 @@ func (b *bench) drain(ctx context.Context, s *system, prefix string, delay time.
 	}
 	running := until(ctx, p)
 	profiled := func() error { return nil }
-	if b.profiles != "" {
-		profiled = b.profile(running, s.name, at.admin)
+	if b.profiling {
+		profiled = b.profile(running, at.admin)
 	}
 	err = errors.Join(r.await(running, b.load.events(), b.stalled), profiled())
 	b.finish(ctx, &out, r, at, err, p)

@@ -98,7 +98,7 @@ type workerFlags struct {
 	Rate     int             `json:"paced_events_per_second"`
 	Paced    time.Duration   `json:"paced_ns"`
 	Batch    int             `json:"bento_batch"`
-	profiles string
+	profile  string
 }
 
 func newWorker() *cobra.Command {
@@ -121,7 +121,7 @@ func newWorker() *cobra.Command {
 	flags.IntVar(&f.Rate, "rate", 1_000, "events a second of the paced runs")
 	flags.DurationVar(&f.Paced, "paced", 10*time.Second, "length of the paced runs, which tell the latency; 0s leaves them out")
 	flags.IntVar(&f.Batch, "bento-batch", 1_000, "events that Bento takes together from a partition")
-	flags.StringVar(&f.profiles, "profiles", "", "directory for CPU profiles of the workers while they empty a log, 6 s of one at least")
+	flags.StringVar(&f.profile, "profile", "", "file for a CPU profile of the workers while they empty a log, which takes 6 s of each at least")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error { return f.run(cmd.Context(), cmd.OutOrStdout()) }
 	return cmd
 }
@@ -144,8 +144,8 @@ func (f *workerFlags) validate() error {
 		if !slices.Contains([]string{"worker", "receipts", "floor"}, s) {
 			return usagef("--systems %q: want worker, receipts or floor", s)
 		}
-		if f.profiles != "" && (s == "floor" || f.Peer != "") {
-			return usagef("--profiles: only workers have profiles; name them in --systems, without --peer")
+		if f.profile != "" && (s == "floor" || f.Peer != "") {
+			return usagef("--profile: only workers have profiles; name them in --systems, without --peer")
 		}
 	}
 	return nil
@@ -190,7 +190,7 @@ func (f *workerFlags) run(ctx context.Context, out io.Writer) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, done()) }()
-	b.pairing, b.profiles = f.Pairing, f.profiles
+	b.pairing, b.profiling = f.Pairing, f.profile != ""
 	b.load = newLoad(f.Events, f.Users, f.Tenants, f.Seed)
 	prefix, err := b.fill(ctx, f.Partitions)
 	if err != nil {
@@ -202,6 +202,11 @@ func (f *workerFlags) run(ctx context.Context, out io.Writer) (err error) {
 	}
 	if err := f.write(out, b.cluster.kind, drained, paced); err != nil {
 		return err
+	}
+	if b.profiling {
+		if err := writeProfile(f.profile, b.profiles); err != nil {
+			return err
+		}
 	}
 	if drained.broken()+paced.broken() > 0 {
 		return errBroken
