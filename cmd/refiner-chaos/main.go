@@ -80,6 +80,7 @@ func addFlags(cmd *cobra.Command, o *chaos.Options) {
 	f.IntVar(&o.Active, "active", 80, "tenants that have nine in ten of the events")
 	f.IntVar(&o.Users, "users", 20, "of an active tenant, for each sender")
 	f.IntVar(&o.Senders, "senders", 32, "that post at the same time")
+	f.IntVar(&o.Batch, "batch", 12, "the most events of a batch, which one request in twelve is; 1 is none")
 	f.IntVar(&o.Brokers, "brokers-count", 3, "brokers")
 	f.IntVar(&o.Workers, "workers", 3, "workers")
 	f.IntVar(&o.Partitions, "partitions", 12, "of the topics")

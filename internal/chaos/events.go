@@ -49,16 +49,52 @@ var texts = []string{
 
 // next makes the next event. special, if not "", is the answer that makes it poison.
 func (s *stream) next(special string, hotUser bool) generated {
-	r := s.rand
-	s.made++
-	t := r.IntN(s.active)
-	if r.IntN(10) == 0 {
-		t = r.IntN(s.tenants)
-	}
-	u := int(s.zipf.Uint64())
-	if hotUser && r.IntN(2) == 0 {
+	t, u := s.tenant(), int(s.zipf.Uint64())
+	if hotUser && s.rand.IntN(2) == 0 {
 		t, u = s.sender%s.active, 0
 	}
+	kind := s.rand.IntN(100)
+	if special != "" {
+		kind = 0
+	}
+	return s.event(t, u, kind, special)
+}
+
+// batch makes up to so many canonical events of one tenant, each of another user: what
+// of them has to be posted again overtakes nothing.
+func (s *stream) batch(most int) []generated {
+	t := s.tenant()
+	users := make(map[int]bool)
+	var list []generated
+	for range most {
+		if u := int(s.zipf.Uint64()); !users[u] {
+			users[u] = true
+			list = append(list, s.event(t, u, canonicalKind, ""))
+		}
+	}
+	return list
+}
+
+// tenant draws one: nine in ten are of the active.
+func (s *stream) tenant() int {
+	t := s.rand.IntN(s.active)
+	if s.rand.IntN(10) == 0 {
+		t = s.rand.IntN(s.tenants)
+	}
+	return t
+}
+
+// Of a hundred kinds of events those from canonicalKind on are canonical, until
+// dismissedKind, from where on they make no calls.
+const (
+	canonicalKind = 90
+	dismissedKind = 95
+)
+
+// event makes the next event of a tenant's user.
+func (s *stream) event(t, u, kind int, special string) generated {
+	r := s.rand
+	s.made++
 	u = u*s.senders + s.sender
 	tenant := fmt.Sprintf("t%04d", t)
 	user := fmt.Sprintf("u%d", u)
@@ -67,11 +103,7 @@ func (s *stream) next(special string, hotUser bool) generated {
 	n := s.seq[key]
 	g := generated{tenant: tenant, source: webhookSource, id: fmt.Sprintf("r-%s-%d", user, n)}
 	at := s.epoch.Add(time.Duration(s.made)*time.Second + time.Duration(r.IntN(1e6))*time.Microsecond)
-	kind := r.IntN(100)
-	if special != "" {
-		kind = 0
-	}
-	if kind >= 90 && kind < 95 {
+	if kind >= canonicalKind && kind < dismissedKind {
 		g.source, g.id = canonicalSource, "c-"+g.id
 		g.body = canonical(r, g.id, user, u, n, at)
 		return g
@@ -127,7 +159,7 @@ func webhook(r *rand.Rand, kind int, id, user string, u, n int, at time.Time, sp
 		body["account"] = account
 	}
 	switch {
-	case kind == 95: // dismissed
+	case kind == dismissedKind:
 		response["completed_at"], response["dismissed_at"], response["data"] = nil, stamp, map[string]any{}
 	case kind == 96: // partial
 		response["completed_at"] = nil

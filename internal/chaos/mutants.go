@@ -249,6 +249,7 @@ func tryScenario(ctx context.Context, mo MutantsOptions, name, mutant, binary st
 		o.Drain = 5 * time.Minute
 	}
 	o.plan, o.lenient, o.NoCopies, o.latency = s.plan, s.lenient, !s.copies, s.latency
+	o.Batch = 1 // what shows a mistake is the rate and the place of each event
 	o = o.withDefaults()
 	if err := makeEmpty(o.Dir); err != nil {
 		v.Problem = err.Error()

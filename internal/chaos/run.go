@@ -38,6 +38,7 @@ type Options struct {
 	Active   int // tenants that have nine in ten of the events
 	Users    int // of an active tenant, for each sender
 	Senders  int
+	Batch    int // the most events of a batch, which one request in twelve is; 1 is none
 
 	Brokers, Workers, Partitions int
 	// Faults: safety is all of them at random, then everything heals; liveness
@@ -72,6 +73,7 @@ func (o Options) withDefaults() Options {
 	def(&o.Active, 80)
 	def(&o.Users, 20)
 	def(&o.Senders, 32)
+	def(&o.Batch, 12)
 	def(&o.Brokers, 3)
 	def(&o.Workers, 3)
 	def(&o.Partitions, 12)
@@ -308,7 +310,7 @@ func (r *run) setUp(ctx context.Context, procs *supervisor, free *ports, cluster
 func (r *run) strain(ctx context.Context) error {
 	o := r.o
 	r.load = newLoad(LoadOptions{
-		Events: o.Events, Over: o.Duration, Senders: o.Senders, Tenants: o.Tenants, Active: o.Active, Users: o.Users, Seed: o.Seed, NoCopies: o.NoCopies,
+		Events: o.Events, Over: o.Duration, Senders: o.Senders, Tenants: o.Tenants, Active: o.Active, Users: o.Users, Seed: o.Seed, NoCopies: o.NoCopies, Batch: o.Batch,
 	}, r.listen, r.fleet, r.sent)
 	begun := time.Now()
 	r.injector = &injector{installation: r.installation, receiver: r.receiver, load: r.load, begun: begun, goOn: o.plan != nil}
