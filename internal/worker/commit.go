@@ -20,7 +20,12 @@ const (
 	lastCommits   = 3 // tries at the commit that ends a drain
 	// commitAtLeast is how often something is committed even without progress: the
 	// lease lives on it.
-	commitAtLeast = 500 * time.Millisecond
+	commitAtLeast = 250 * time.Millisecond
+	// commitSoon is the least time between two commits, and commitEvents how many events
+	// a partition may finish before it asks for one: where much is done in little time,
+	// less than what an interval brings is to come again if this worker ends.
+	commitSoon   = 50 * time.Millisecond
+	commitEvents = 16
 	// askPatience is how long a partition may take to say what to commit, before the
 	// others go on without it; one that says nothing for stuckAfter is stuck.
 	askPatience = time.Second
@@ -47,13 +52,15 @@ func (s commitState) is(other commitState) bool {
 }
 
 // committer commits the partitions of one generation: all that have moved in
-// one request, once an interval, and once more at the end.
+// one request, once an interval, sooner where much is finished, and once more at the
+// end.
 type committer struct {
 	generation *queue.Generation
 	partitions []*partition
 	interval   time.Duration
 	lease      *lease
 	log        *zap.Logger
+	soon       chan struct{} // a partition has finished commitEvents
 
 	acked    map[int]commitState
 	ackedAt  time.Time
@@ -64,7 +71,7 @@ type committer struct {
 
 func newCommitter(g *queue.Generation, interval time.Duration, lease *lease, log *zap.Logger) *committer {
 	return &committer{
-		generation: g, interval: interval, lease: lease, log: log,
+		generation: g, interval: interval, lease: lease, log: log, soon: make(chan struct{}, 1),
 		acked: make(map[int]commitState), answered: make(map[int]time.Time), receipts: newReceiptsState(),
 	}
 }
@@ -73,26 +80,45 @@ func newCommitter(g *queue.Generation, interval time.Duration, lease *lease, log
 // the group refuses this generation's commits: nothing that is sent from then on
 // would be recorded; and errStuck.
 func (c *committer) run(worked <-chan struct{}) error {
-	tick := time.NewTicker(c.interval)
-	defer tick.Stop()
 	for _, p := range c.partitions {
 		c.answered[p.id] = time.Now()
 	}
-	for {
+	for ended := false; !ended; {
+		begun := time.Now()
+		select {
+		case <-c.soon: // it will be in this one
+		default:
+		}
 		if err := c.commit(receiptsPatience); errors.Is(err, queue.ErrGenerationEnded) || errors.Is(err, errStuck) {
 			return err
 		}
-		select {
-		case <-tick.C:
-		case <-worked:
-			var err error
-			for range lastCommits {
-				if err = c.commit(c.lastPatience()); err == nil || errors.Is(err, queue.ErrGenerationEnded) {
-					c.missed()
-					return err
-				}
-			}
+		ended = c.pause(begun, worked)
+	}
+	var err error
+	for range lastCommits {
+		if err = c.commit(c.lastPatience()); err == nil || errors.Is(err, queue.ErrGenerationEnded) {
+			c.missed()
 			return err
+		}
+	}
+	return err
+}
+
+// pause returns when the next commit is due after one that began then; true if worked
+// was closed before.
+func (c *committer) pause(begun time.Time, worked <-chan struct{}) bool {
+	timer := time.NewTimer(c.interval - time.Since(begun))
+	defer timer.Stop()
+	soon := c.soon
+	for {
+		select {
+		case <-timer.C:
+			return false
+		case <-soon:
+			soon = nil
+			timer.Reset(min(c.interval, commitSoon) - time.Since(begun))
+		case <-worked:
+			return true
 		}
 	}
 }

@@ -50,3 +50,15 @@ func prepareTwo(r lane.Request[struct{}], letter bool, gap time.Duration) *done 
 	}
 	return prepare(two)
 }
+
+// Lease is a lease, from its inside.
+type Lease struct{ lease }
+
+// NewLease makes one that is good for so long at most.
+func NewLease(most time.Duration) *Lease { return &Lease{lease{most: most}} }
+
+// Renew takes in that a commit which was sent then is acknowledged now.
+func (l *Lease) Renew(at time.Time) { l.renew(at) }
+
+// Valid reports whether anything may be sent.
+func (l *Lease) Valid() bool { return l.valid() }

@@ -16,6 +16,12 @@ const (
 	// slowAfter is how long a request of a lane may take before the lane is passed, when
 	// it holds up a full window or the commit.
 	slowAfter = time.Second
+	// lateAfter is how long the first event of the window may be in it while others are
+	// done behind it, and crowdAfter, while these are crowd or more: then what would come
+	// again outweighs a cursor.
+	lateAfter  = time.Second
+	crowdAfter = 300 * time.Millisecond
+	crowd      = 32
 	// cursorsToSpare are for lanes that cannot do without one: what merely holds the
 	// commit gets none of these.
 	cursorsToSpare = lane.MaxCursors / 2
@@ -44,6 +50,10 @@ type partition struct {
 	// receipts are those of the events that are finished; nil if none are wanted.
 	receipts *receipts
 	lease    lease // renewed when what it has finished is committed
+	// soon is told when fresh, the events that were finished since it last said what to
+	// commit, are many.
+	soon  chan<- struct{}
+	fresh int
 	// idle says that the partition is not worked on, and has nothing to commit.
 	idle atomic.Bool
 	// skips are the lanes that are behind, for those who read: a new map each time.
@@ -297,7 +307,19 @@ func (p *partition) state(owner lane.Owner) commitState {
 		// nothing that could lose one.
 		panic("worker: encode the commit's metadata: " + err.Error())
 	}
+	p.fresh = 0
 	return commitState{at: time.Now(), to: p.lanes.CommitPoint(), metadata: text, receipts: p.receipts.flush()}
+}
+
+// progress takes in that so many events have come to their end by a request.
+func (p *partition) progress(events int) {
+	if p.fresh += events; p.fresh < commitEvents {
+		return
+	}
+	select {
+	case p.soon <- struct{}{}:
+	default:
+	}
 }
 
 // add takes in a live event.
@@ -363,8 +385,11 @@ func (p *partition) letCommit(now time.Time) time.Time {
 		if since, busy := p.flights[it.Lane]; busy {
 			slow = since.Add(slowAfter)
 		}
-		if p.lanes.Uncommitted() > 0 {
-			late = it.Payload.added.Add(slowAfter)
+		switch n := p.lanes.Uncommitted(); {
+		case n >= crowd:
+			late = it.Payload.added.Add(crowdAfter)
+		case n > 0:
+			late = it.Payload.added.Add(lateAfter)
 		}
 		if at := earlier(slow, late); at.IsZero() || now.Before(at) {
 			return at

@@ -287,10 +287,12 @@ func (p *partition) returned(d *done) {
 			p.releases = append(p.releases, release{at: now.Add(p.w.deliverer.Jitter(minProbe, maxRelease, e.failures)), item: part.Item})
 		}
 	}
-	for _, e := range p.lanes.Done(d.request, d.outcomes) {
+	over := p.lanes.Done(d.request, d.outcomes)
+	for _, e := range over {
 		p.forget(e)
 		p.finished(e)
 	}
+	p.progress(len(over))
 	if slices.Contains(d.outcomes, lane.Deferred) {
 		// What is put aside does not hold the commit.
 		p.lanes.Pass(name, now, lane.CauseSlow)

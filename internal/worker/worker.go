@@ -332,14 +332,14 @@ func (w *Worker) generation(ctx context.Context, g *queue.Generation) {
 		return
 	}
 	w.pace.setShare(len(g.Assignments), g.Partitions)
-	held := &lease{good: min(leaseTime, w.sessionTimeout()-w.o.RequestTimeout)}
+	held := &lease{most: min(leaseTime, w.sessionTimeout()-w.o.RequestTimeout)}
 	w.lease.Store(held)
 	commits := newCommitter(g, w.o.CommitInterval, held, w.log)
 	limits := w.o.Limits
 	limits.WindowBytes = min(limits.WindowBytes, max(minWindowBytes, w.o.Memory/max(1, len(g.Assignments))))
 	for _, a := range g.Assignments {
 		p := newPartition(w, a, limits, g.Partitions)
-		p.lease.good = held.good
+		p.lease.most, p.soon = held.most, commits.soon
 		commits.partitions = append(commits.partitions, p)
 		w.watch(p.id, p.status)
 	}
