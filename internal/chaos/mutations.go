@@ -124,8 +124,8 @@ func Mutants() []Mutant {
 			Edits: []Edit{
 				{
 					File: "internal/worker/lease.go",
-					Old:  "return last != nil && time.Since(*last) <= l.good",
-					New:  "return last != nil",
+					Old:  "return s != nil && time.Since(s.last) <= s.good",
+					New:  "return s != nil",
 				},
 				{
 					File: "internal/queue/errors.go",
