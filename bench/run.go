@@ -77,6 +77,10 @@ func build(ctx context.Context, dir string, names ...string) (programs, error) {
 	return built, nil
 }
 
+// anew has a worker with receipts begin at the start of a log of which those of another
+// group have written receipts.
+var anew = []string{"--from", "earliest"}
+
 // workerSystem is the worker of a refiner-source binary.
 func workerSystem(name, binary string, strict bool, args ...string) system {
 	return system{name: name, strict: strict, start: func(ctx context.Context, at *place) (*process, error) {

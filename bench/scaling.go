@@ -107,9 +107,9 @@ func (f *scalingFlags) run(ctx context.Context, out io.Writer) (err error) {
 
 // measure has workers empty one log, every other time in the other order.
 func (f *scalingFlags) measure(ctx context.Context, b *bench, prefix string, partitions int) (results, error) {
-	var args []string
+	args := anew
 	if !f.Receipts {
-		args = append(args, "--receipts=false")
+		args = []string{"--receipts=false"}
 	}
 	var all results
 	for run := range f.Runs {

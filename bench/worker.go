@@ -160,7 +160,7 @@ func (f *workerFlags) systems(built programs) []system {
 		case "worker":
 			all = append(all, workerSystem(name, f.Binary, strict, "--receipts=false"))
 		case "receipts":
-			all = append(all, workerSystem(name, f.Binary, strict))
+			all = append(all, workerSystem(name, f.Binary, strict, anew...))
 		case "floor":
 			all = append(all, floorSystem(built["floor"]))
 		}

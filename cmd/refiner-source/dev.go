@@ -67,7 +67,7 @@ func (f *devFlags) run(ctx context.Context, stdout, stderr io.Writer) error {
 	calls := &callPrinter{w: stdout}
 	a, err := app.New(app.Options{
 		Ingress:     &app.IngressOptions{Listen: f.listen, AllowNoTokens: true},
-		Worker:      &app.WorkerOptions{OnCall: calls.print, NoReceipts: !*f.receipts},
+		Worker:      &app.WorkerOptions{OnCall: calls.print, NoReceipts: !*f.receipts, Anew: true},
 		Embedded:    &broker.Options{DataDir: filepath.Join(f.data, "broker")},
 		Topics:      queue.Topics{Prefix: queue.DefaultTopicPrefix},
 		TenantsFile: f.tenants,

@@ -140,8 +140,12 @@ func newWorker() *cobra.Command {
 	group := cmd.Flags().String("group", app.DefaultGroup, "consumer group")
 	session := cmd.Flags().Duration("session-timeout", app.DefaultSessionTimeout, "after how long without a word a worker is taken for dead, and others take over; 6s to 5m, as the brokers allow")
 	accept := cmd.Flags().Int("accept-partitions", 0, "go on although the topic has got this many partitions while events were waiting; their users' later events may overtake them")
+	from := cmd.Flags().String("from", "", "earliest: begin at the start of the log where the group has no commits although it was worked on before; all that the log still has is sent again")
 	receipts := addReceiptsFlag(cmd)
 	cmd.RunE = work(func(cmd *cobra.Command, _ []string) error {
+		if *from != "" && *from != "earliest" {
+			return usagef("--from is %q; give earliest, or use `offsets reset` to say where to go on", *from)
+		}
 		if *session < minSessionTimeout || *session > maxSessionTimeout {
 			return usagef("--session-timeout is %v; give %v to %v", *session, minSessionTimeout, maxSessionTimeout)
 		}
@@ -153,6 +157,7 @@ func newWorker() *cobra.Command {
 			Group:            *group,
 			GroupOptions:     app.SessionOptions(*session),
 			AcceptPartitions: *accept,
+			Anew:             *from != "",
 			NoReceipts:       !*receipts,
 		}})
 	})

@@ -86,6 +86,8 @@ type WorkerOptions struct {
 	GroupOptions queue.GroupOptions
 	// AcceptPartitions is worker.Options.AcceptPartitions.
 	AcceptPartitions int
+	// Anew is worker.Options.Anew.
+	Anew bool
 	// NoReceipts turns receipts off; see worker.Options.Receipts.
 	NoReceipts bool
 	// OnCall is told of every accepted call; see worker.Options.
@@ -397,6 +399,7 @@ func (a *App) startWorker(context.Context) error {
 		RequestTimeout: timeout,
 
 		AcceptPartitions: a.o.Worker.AcceptPartitions,
+		Anew:             a.o.Worker.Anew,
 		Receipts:         !a.o.Worker.NoReceipts,
 
 		Tenants:         a.tenants,

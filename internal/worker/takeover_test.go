@@ -2,6 +2,7 @@ package worker_test
 
 import (
 	"errors"
+	"strings"
 	"testing"
 	"time"
 
@@ -140,16 +141,47 @@ func TestDrainEndsWithItsTimeAndSaysWhatItCut(t *testing.T) {
 	})
 }
 
-// A group without commits, as one that lost them, begins at the start of the log:
-// everything comes again, in order, and nothing is passed over.
-func TestGroupThatHasNoCommitsBeginsAtTheStartOfTheLog(t *testing.T) {
+// A group that has lost its commits is told from a new one by the receipts of what was
+// done. It does not begin anew by itself (invariant 10); told to, it sends everything
+// again, in order, and passes nothing over.
+func TestGroupThatHasLostItsCommitsIsRefused(t *testing.T) {
 	t.Parallel()
-	inBubble(t, func(_ *testing.T, w *world) {
+	inBubble(t, func(t *testing.T, w *world) {
 		m := w.join()
 		w.publishAll(2, 3)
 		w.until("all to be delivered", w.settled)
 		m.terminate()
-		m = w.join(func(o *worker.Options) { o.Group = "without commits" })
+		without := func(o *worker.Options) { o.Group = "without commits" }
+		refused := w.start(without)
+		err := <-refused.ended
+		if !errors.Is(err, worker.ErrNoCommits) || !strings.Contains(err.Error(), "--from earliest begins at the start of the log, and sends 18 events again") {
+			t.Errorf("Run returned %v, want %v and the remedies", err, worker.ErrNoCommits)
+		}
+		refused.stop()
+		_ = refused.letters.Close()
+		refused.log.Close()
+		if n := refused.delivered(""); n > 0 {
+			t.Errorf("%d events were delivered", n)
+		}
+		m = w.join(without, func(o *worker.Options) { o.Anew = true })
+		w.until("all to be delivered again", func() bool { return m.delivered("") == 18 })
+		w.verify(func(tenant.ID, queue.Position, attribution.Kind) bool { return true })
+		m.terminate()
+		m = w.join(without) // it has commits now
+		m.terminate()
+	})
+}
+
+// Without receipts nobody can tell, and everything is sent again.
+func TestGroupWithoutCommitsAndReceiptsBeginsAtTheStartOfTheLog(t *testing.T) {
+	t.Parallel()
+	inBubble(t, func(_ *testing.T, w *world) {
+		none := func(o *worker.Options) { o.Receipts = false }
+		m := w.join(none)
+		w.publishAll(2, 3)
+		w.until("all to be delivered", w.settled)
+		m.terminate()
+		m = w.join(none, func(o *worker.Options) { o.Group = "without commits" })
 		w.until("all to be delivered again", func() bool { return m.delivered("") == 18 })
 		w.verify(func(tenant.ID, queue.Position, attribution.Kind) bool { return true })
 		m.terminate()

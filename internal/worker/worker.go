@@ -14,6 +14,7 @@ import (
 	"errors"
 	"fmt"
 	"runtime"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -104,6 +105,10 @@ type Options struct {
 	// has so many, the worker starts although events of before the change are not
 	// delivered. Their users' later events may overtake them.
 	AcceptPartitions int
+	// Anew says that a partition without a commit of the group begins at the start of the
+	// log although receipts say that it was worked on. Without it the worker ends with
+	// ErrNoCommits. Without Receipts nobody can tell.
+	Anew bool
 	// Replay makes it send a range of the log again; nil delivers live traffic.
 	Replay *Replay
 	// Receipts says that each finished event gets a receipt, which the log has before
@@ -257,7 +262,7 @@ func New(o Options) (*Worker, error) {
 // Run works until ctx ends, then drains and leaves the group. It returns nil
 // after a drain; an error if the group could not be set up, if the topic has
 // another number of partitions than the group's commits know and events of before
-// are not delivered, or if a partition does not go on.
+// are not delivered, if the group's commits are gone, or if a partition does not go on.
 func (w *Worker) Run(ctx context.Context) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
@@ -321,10 +326,14 @@ func (w *Worker) generation(ctx context.Context, g *queue.Generation) {
 	defer stopFetching(nil)
 	defer stopAttempts(nil)
 
-	if err := w.checkPartitions(fetching, g); err != nil {
+	err := w.checkPartitions(fetching, g)
+	if err == nil {
+		err = w.checkCommits(fetching, g)
+	}
+	if err != nil {
 		switch {
 		case fetching.Err() != nil:
-		case errors.Is(err, ErrPartitions):
+		case errors.Is(err, ErrPartitions), errors.Is(err, ErrNoCommits):
 			w.fail(err)
 		default:
 			w.log.Warn("begin a generation", zap.Int("generation", g.ID), zap.Error(err))
@@ -443,8 +452,46 @@ func (w *Worker) checkPartitions(ctx context.Context, g *queue.Generation) error
 		ErrPartitions, topic, g.Partitions, before, waiting, g.Partitions)
 }
 
-// ErrPartitions says that the topic has another number of partitions than before.
-var ErrPartitions = errors.New("the number of partitions has changed")
+// checkCommits refuses to work on a partition of which the group has no commit, but the
+// topic of receipts has had some: its commits were deleted, or have expired while no
+// worker ran, or this is another group than the one that worked here before. To begin
+// at the start of the log would send everything again that it still has.
+func (w *Worker) checkCommits(ctx context.Context, g *queue.Generation) error {
+	if w.o.Anew || !w.o.Receipts || w.o.Replay != nil {
+		return nil
+	}
+	var without []int
+	events := int64(0)
+	for _, a := range g.Assignments {
+		if !a.Committed && a.End > a.Start {
+			without = append(without, a.Partition)
+			events += int64(a.End - a.Start)
+		}
+	}
+	if len(without) == 0 {
+		return nil
+	}
+	bounds, err := w.o.Log.Bounds(ctx, w.o.Topics.Receipts())
+	if err != nil {
+		return fmt.Errorf("read the ends of the receipts: %w", err)
+	}
+	worked := slices.DeleteFunc(without, func(partition int) bool { return bounds[partition].End == 0 })
+	if len(worked) == 0 {
+		return nil // a new group, in a new installation
+	}
+	return fmt.Errorf("%w: group %s has none of partitions %v of %s, although there are receipts of their events. They were deleted, or have expired "+
+		"while no worker ran (offsets.retention.minutes of the brokers); or the group's name is another one than before. `offsets reset --to-time` "+
+		"or --to-latest says where to go on; --from earliest begins at the start of the log, and sends %d events again",
+		ErrNoCommits, w.o.Group, worked, w.o.Topics.Events(), events)
+}
+
+// Causes of a Run that ends before it has worked.
+var (
+	// ErrPartitions says that the topic has another number of partitions than before.
+	ErrPartitions = errors.New("the number of partitions has changed")
+	// ErrNoCommits says that the group's commits are gone.
+	ErrNoCommits = errors.New("the group's commits are gone")
+)
 
 // lost reports events that the log had dropped before they were delivered.
 func (w *Worker) lost(log *zap.Logger, gap *queue.GapError) {
