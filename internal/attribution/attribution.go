@@ -54,6 +54,9 @@ type Rules struct {
 	Partials          bool // incomplete responses make calls too
 	EmitAnonymous     bool // respondents without a user id make calls too
 	Track             bool // a track call follows the pair
+	// Forgotten are ids of respondents, as user or anonymous id, whose events make no
+	// calls any more, whenever they were accepted.
+	Forgotten map[string]struct{}
 	// Integrations is a JSON object copied into every call, nil for none. It is
 	// written as encoding/json writes a map: keys sorted.
 	Integrations jsontext.Value
@@ -190,7 +193,21 @@ func (r *Rules) ignored(c *survey.Completion) survey.Ignored {
 	if c.UserID == "" && !r.EmitAnonymous {
 		return survey.Anonymous
 	}
+	if r.Forgets(c.UserID, c.AnonymousID) {
+		return survey.Forgotten
+	}
 	return survey.NotIgnored
+}
+
+// Forgets reports whether a respondent with these ids, either of which may be "", is to
+// be forgotten.
+func (r *Rules) Forgets(userID, anonymousID string) bool {
+	if len(r.Forgotten) == 0 {
+		return false
+	}
+	_, user := r.Forgotten[userID]
+	_, anonymous := r.Forgotten[anonymousID]
+	return user && userID != "" || anonymous && anonymousID != ""
 }
 
 // timestamp is when the answer was given, in UTC, and whether the event said a

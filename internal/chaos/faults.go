@@ -211,6 +211,8 @@ func (j *injector) strike(ctx context.Context, in Injection, f *checker.Fault) e
 		return j.rawRecords(ctx, r)
 	case "F33":
 		return j.rotate(ctx, in)
+	case "F51":
+		return j.forget(ctx, in, r)
 	case "F17":
 		f.Target = "commits"
 		if in.Mode == "idle" { // nobody's commit stays behind, and nobody leaves
@@ -245,6 +247,30 @@ func (j *injector) fail(ctx context.Context, in Injection) error {
 	}
 	pause(ctx, in.For)
 	j.receiver.treat(in.Tenants, nil)
+	return nil
+}
+
+// forget fails a tenant, and has it forget some of its busiest users meanwhile: what waits
+// of them is not to be sent when the tenant goes on.
+func (j *injector) forget(ctx context.Context, in Injection, r *rand.Rand) error {
+	m, err := mode(in.Mode)
+	if err != nil {
+		return err
+	}
+	j.receiver.treat(in.Tenants, m)
+	defer j.receiver.treat(in.Tenants, nil)
+	pause(ctx, in.For/2)
+	for _, id := range in.Tenants {
+		var users []string
+		for range 10 {
+			users = append(users, fmt.Sprintf("u%d", r.IntN(2*j.load.o.Senders))) // of each sender the two busiest
+		}
+		j.fleet.forget(id, users)
+	}
+	if err := j.fleet.write(); err != nil {
+		return err
+	}
+	pause(ctx, in.For/2)
 	return nil
 }
 

@@ -19,6 +19,9 @@ type Tenant struct {
 	OrderBy   string
 	Pairing   string
 	RateLimit int
+	// Forgotten are the users to forget, and since when; see checker.Tenant.
+	Forgotten   []string
+	ForgottenAt checker.Time
 }
 
 // Fleet is all tenants and the files that name them: one for the ingress and one
@@ -87,10 +90,20 @@ func (f *Fleet) text(endpoint string) []byte {
 	var b strings.Builder
 	b.WriteString("tenants:\n")
 	for _, t := range f.tenants {
-		fmt.Fprintf(&b, "  - {id: %s, write_key: %s, endpoint: %q, tokens: [%s], order_by: %s, pairing: %s, rate_limit: %d}\n",
-			t.ID, t.Keys[len(t.Keys)-1].Key, endpoint+"/"+t.ID, t.Token, t.OrderBy, t.Pairing, t.RateLimit)
+		fmt.Fprintf(&b, "  - {id: %s, write_key: %s, endpoint: %q, tokens: [%s], order_by: %s, pairing: %s, rate_limit: %d, forgotten: [%s]}\n",
+			t.ID, t.Keys[len(t.Keys)-1].Key, endpoint+"/"+t.ID, t.Token, t.OrderBy, t.Pairing, t.RateLimit, strings.Join(t.Forgotten, ", "))
 	}
 	return []byte(b.String())
+}
+
+// forget has a tenant forget users, once in a run, which the files have when write was
+// called.
+func (f *Fleet) forget(id string, users []string) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if t := f.byID[id]; t.Forgotten == nil {
+		t.Forgotten, t.ForgottenAt = users, time.Now().UnixNano()
+	}
 }
 
 // rotate gives a tenant a new write key, which the receiver asks for at once and
@@ -129,7 +142,7 @@ func (f *Fleet) history() []checker.Tenant {
 	defer f.mu.Unlock()
 	all := make([]checker.Tenant, 0, len(f.tenants))
 	for _, t := range f.tenants {
-		all = append(all, checker.Tenant{ID: t.ID, WriteKeys: t.Keys, Endpoint: t.ID, OrderBy: t.OrderBy, Pairing: t.Pairing})
+		all = append(all, checker.Tenant{ID: t.ID, WriteKeys: t.Keys, Endpoint: t.ID, OrderBy: t.OrderBy, Pairing: t.Pairing, Forgotten: t.Forgotten, ForgottenAt: t.ForgottenAt})
 	}
 	return all
 }

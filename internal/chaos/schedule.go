@@ -101,6 +101,7 @@ var tracks = map[string][]kind{
 		{fault: "F30", mode: "retry-after-hours", least: 5 * time.Second, most: 10 * time.Second, tenants: 2, long: true},
 		{fault: "F33", mode: "rotate", least: 3 * time.Second, most: 8 * time.Second, tenants: 2},
 		{fault: "F32", mode: "400all", least: 5 * time.Second, most: 15 * time.Second, tenants: 1},
+		{fault: "F51", mode: "500", least: 10 * time.Second, most: 20 * time.Second, tenants: 1},
 		{fault: "F38", mode: "500", least: 15 * time.Second, most: 25 * time.Second, tenants: 2, long: true},
 	},
 	"events": {

@@ -47,6 +47,37 @@ func TestWhatThePromiseAllowsForIsNoBreach(t *testing.T) {
 			w.h.Faults = append(w.h.Faults, checker.Fault{At: w.pass(20 * millisecond), Until: w.now + second, Fault: "F26", Target: "worker-1"})
 			w.deliver(e)
 		}, checker.Options{}, func(r *checker.Report) int { return r.Repeats.Unavoidable }, 1},
+		{"nothing is sent of who is to be forgotten", calm, func(w *world) {
+			w.event("acme", "u7", "e", 1)
+			w.forget("acme", "u7")
+			w.event("acme", "u7", "f", 1)
+			w.deliver(w.event("acme", "u8", "g", 1))
+			w.commitAll()
+		}, checker.Options{}, func(r *checker.Report) int { return r.Ended.Forgotten }, 2},
+		{"no group is sent of who is to be forgotten since the identify", calm, func(w *world) {
+			e := w.event("acme", "u7", "e", 1)
+			w.request(e.tenant, taken, e.calls[0])
+			w.forget("acme", "u7")
+			w.commitAll()
+		}, checker.Options{}, func(r *checker.Report) int { return r.Ended.Forgotten }, 1},
+		{"others of an account go on without who is to be forgotten", calm, func(w *world) {
+			w.event("corp", "u7", "e", 1)
+			w.forget("corp", "u7")
+			w.deliver(w.event("corp", "u8", "f", 1))
+			w.commitAll()
+		}, checker.Options{}, func(r *checker.Report) int { return r.Ended.Forgotten }, 1},
+		{"what is to be forgotten goes until the file is read", calm, func(w *world) {
+			e := w.event("acme", "u7", "e", 1)
+			w.forget("acme", "u7")
+			w.pass(15 * second)
+			w.deliver(e)
+		}, checker.Options{}, func(r *checker.Report) int { return r.Ended.Forgotten }, 0},
+		{"what is to be forgotten comes late from a worker that stood still", calm, func(w *world) {
+			e := w.event("acme", "u7", "e", 1)
+			w.forget("acme", "u7")
+			w.h.Faults = append(w.h.Faults, checker.Fault{At: w.now, Until: w.pass(30 * second), Fault: "F4", Target: "worker-1"})
+			w.request(e.tenant, taken, e.calls[0]).Worker = "worker-1"
+		}, checker.Options{}, func(r *checker.Report) int { return r.Ended.Forgotten }, 1},
 		{"a whole batch in doubt", calm, func(w *world) {
 			e := w.event("bolt", "u7", "e", 1)
 			w.request(e.tenant, answer{applied: true}, e.calls...)

@@ -20,6 +20,9 @@ type Options struct {
 	// Settle is how long after a fault its consequences may go on: a takeover
 	// after the session's end, what is sent again then. 0 is 5 min.
 	Settle time.Duration
+	// ForgetGrace is how long after the tenants file began to say so a respondent may be
+	// heard of yet: it is read within 10 s, and a request takes its time. 0 is 20 s.
+	ForgetGrace time.Duration
 	// KeyGrace is how long a key may be seen after it was replaced. 0 is 10 s.
 	KeyGrace time.Duration
 	// LibraryVersion is the version that calls must tell in context.library; "" is any.
@@ -54,6 +57,7 @@ func (o *Options) setDefaults() {
 	def(&o.Deadline, 8*time.Second)
 	def(&o.Settle, 5*time.Minute)
 	def(&o.KeyGrace, 10*time.Second)
+	def(&o.ForgetGrace, 20*time.Second)
 	def(&o.CopyWindow, 1000)
 	def(&o.ProbeWindow, time.Minute)
 	def(&o.ProbeAfter, 30*time.Second)
@@ -96,6 +100,8 @@ const (
 	Commits Rule = 8
 	// DeadLetters: each is justified by the rules or by an answer.
 	DeadLetters Rule = 9
+	// Forgotten: nothing is sent of a respondent who is to be forgotten.
+	Forgotten Rule = 10
 	// Duplicates: none without faults, none in a rolling restart, few otherwise.
 	Duplicates Rule = 11
 	// Isolation: healthy tenants do not notice the others' trouble.
@@ -112,13 +118,13 @@ const (
 func Rules() []Rule {
 	return []Rule{
 		Recorded, Durable, Phantom, Complete, Pair, Keys, Order, Convergence, Commits,
-		DeadLetters, Duplicates, Isolation, Determinism, Politeness, Cursors,
+		DeadLetters, Forgotten, Duplicates, Isolation, Determinism, Politeness, Cursors,
 	}
 }
 
 var ruleNames = map[Rule]string{
 	Recorded: "recorded", Durable: "durable", Phantom: "phantom", Complete: "complete", Pair: "pair", Keys: "keys",
-	Order: "order", Convergence: "convergence", Commits: "commits", DeadLetters: "dead_letters", Duplicates: "duplicates",
+	Order: "order", Convergence: "convergence", Commits: "commits", DeadLetters: "dead_letters", Forgotten: "forgotten", Duplicates: "duplicates",
 	Isolation: "isolation", Determinism: "determinism", Politeness: "politeness", Cursors: "cursors",
 }
 
@@ -267,6 +273,7 @@ type event struct {
 	source    uint8
 	reason    uint8 // index of reasons
 	letter    bool
+	forgotten bool // it is to be, from its tenant's ForgottenAt on
 	letterAt  Time
 }
 

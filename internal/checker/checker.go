@@ -81,6 +81,10 @@ type Tenant struct {
 	Anonymous         string            `json:"anonymous,omitempty"`
 	Integrations      map[string]any    `json:"integrations,omitempty"`
 	Track             bool              `json:"track,omitempty"`
+	// Forgotten are ids of respondents who are to be forgotten from ForgottenAt on,
+	// which is when the tenants file began to say so; 0 is before the run.
+	Forgotten   []string `json:"forgotten,omitempty"`
+	ForgottenAt Time     `json:"forgotten_at,omitempty"`
 }
 
 // WriteKey is a key and when it was valid; a zero time is no limit. A request

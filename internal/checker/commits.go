@@ -62,7 +62,7 @@ func (c *checking) ended(id int32, by Time) bool {
 	switch {
 	case e.letter && e.letterAt <= by:
 		return true
-	case e.fate == isIgnored, e.fate == isCopy:
+	case e.fate == isIgnored, e.fate == isCopy, c.isForgotten(e, by):
 		return true
 	case e.fate == makesCalls && e.left == 0 && e.delivered <= by:
 		return true

@@ -64,6 +64,32 @@ func controls() []control {
 		{"a 202 for another tenant's event", calm, func(w *world) { w.h.Sent[0].Tenant = "bolt" }, checker.Options{}, checker.Durable},
 		{"a 202 for another source", calm, func(w *world) { w.h.Sent[0].Source = "refiner-webhook" }, checker.Options{}, checker.Durable},
 
+		// Forgotten
+		{"a call of a respondent who was to be forgotten", calm, func(w *world) {
+			e := w.event("acme", "u7", "e", 1)
+			w.forget("acme", "u7")
+			w.pass(21 * second)
+			w.deliver(e)
+		}, checker.Options{}, checker.Forgotten},
+		{"the same, while another worker stood still", calm, func(w *world) {
+			e := w.event("acme", "u7", "e", 1)
+			w.forget("acme", "u7")
+			w.h.Faults = append(w.h.Faults, checker.Fault{At: w.now, Until: w.pass(30 * second), Fault: "F4", Target: "worker-1"})
+			w.request(e.tenant, taken, e.calls[0]).Worker = "worker-2"
+		}, checker.Options{}, checker.Forgotten},
+		{"the same, while another tenant's answers were lost", calm, func(w *world) {
+			e := w.event("acme", "u7", "e", 1)
+			w.forget("acme", "u7")
+			w.h.Faults = append(w.h.Faults, checker.Fault{At: w.now, Until: w.pass(30 * second), Fault: "F26", Tenants: []string{"bolt"}})
+			w.deliver(e)
+		}, checker.Options{}, checker.Forgotten},
+		{"a respondent is passed over who was not to be forgotten yet", calm, func(w *world) {
+			w.event("acme", "u7", "e", 1)
+			w.commitAll()
+			w.pass(second)
+			w.forget("acme", "u7")
+		}, checker.Options{}, checker.Commits},
+
 		// Phantom
 		{"a call from nowhere", calm, func(w *world) {
 			e := w.event("acme", "u7", "e", 1)

@@ -29,6 +29,8 @@ type derived struct {
 	dead    string
 	ignored string
 	calls   []expected
+	// forgotten says that the respondent is to be forgotten, at some time of the run.
+	forgotten bool
 }
 
 // The kinds of calls, in the order in which they are sent.
@@ -120,6 +122,11 @@ func derive(source string, raw []byte, r *rules, received time.Time) derived {
 		return out
 	case c.user == "" && !r.anonymous:
 		out.ignored = "anonymous"
+		return out
+	}
+	out.forgotten = c.user != "" && r.forgotten[c.user] || c.anonymous != "" && r.forgotten[c.anonymous]
+	if out.forgotten && r.forgottenAt == 0 {
+		out.ignored = "forgotten"
 		return out
 	}
 	switch {

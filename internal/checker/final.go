@@ -72,6 +72,8 @@ func (c *checking) complete() {
 			c.report.Ended.Dead++
 		case e.fate == makesCalls && c.appliedAll(e):
 			c.report.Ended.Delivered++
+		case e.forgotten:
+			c.report.Ended.Forgotten++
 		case c.trimmed(e):
 			c.report.Trimmed++
 		case c.waits(e):

@@ -182,6 +182,7 @@ func (x *indexing) fates(e *event, id int32, r *Record, received time.Time) {
 		e.fate = isIgnored
 		return
 	}
+	e.forgotten = d.forgotten
 	e.key = x.key(e, d.key)
 	k := &x.keys[e.key]
 	if k.partition != e.partition {
@@ -207,7 +208,7 @@ func (x *indexing) copied(e *event, tenant, id int32) bool {
 	}
 	before := &x.events[earlier]
 	e.fate, e.reason = isCopy, before.reason
-	e.first, e.calls = before.first, before.calls
+	e.first, e.calls, e.forgotten = before.first, before.calls, before.forgotten
 	near := before.partition == e.partition && e.offset-before.offset <= x.o.CopyWindow && !x.trimmed(before)
 	for i := range int32(e.calls) {
 		if !near {

@@ -115,6 +115,8 @@ type rules struct {
 	partials     bool
 	anonymous    bool
 	track        bool
+	forgotten    map[string]bool // from forgottenAt on
+	forgottenAt  Time
 	integrations *node
 	version      string // of the library, where it is known
 	cache        map[string]string
@@ -128,7 +130,7 @@ func newRules(t *Tenant, version string) (*rules, error) {
 		tenant: t.ID, prefix: t.Prefix, byAccount: t.OrderBy == "account", batch: t.Pairing == "batch",
 		partials: t.Partials, anonymous: t.Anonymous == "emit", track: t.Track, version: version,
 		names: make(map[string]string), account: set(t.AccountProperties), user: set(t.UserProperties),
-		cache: make(map[string]string),
+		cache: make(map[string]string), forgotten: set(t.Forgotten), forgottenAt: t.ForgottenAt,
 	}
 	if r.prefix == "" {
 		r.prefix = "refiner_"

@@ -80,7 +80,7 @@ func (c *checking) overtakes(r *Request, at int32, k *key, early bool) bool {
 	for seq := k.next; seq < cl.seq; seq++ {
 		skipped := &c.calls[c.keyCalls[k.start+seq]]
 		other := &c.events[skipped.event]
-		if by := max(r.Begun, r.Answered); other.letter && other.letterAt <= by+int64(c.o.ClockSlack) || c.trimmedBy(other, by) {
+		if by := max(r.Begun, r.Answered); other.letter && other.letterAt <= by+int64(c.o.ClockSlack) || c.trimmedBy(other, by) || c.isForgotten(other, by) {
 			continue
 		}
 		switch {

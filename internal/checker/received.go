@@ -55,6 +55,7 @@ func (c *checking) request(r *Request) {
 		}
 	}
 	e := &c.events[first]
+	c.forgets(r)
 	c.polite(r, &c.lanes[e.lane])
 	c.fenced(r)
 	taken := r.Applied > 0 && r.Status/100 == 2
@@ -140,6 +141,33 @@ func (c *checking) opens(t *tenantState, r *Request) bool {
 	return false
 }
 
+// forgets verifies that a request has nothing of those who are to be forgotten
+// (Forgotten). What was on its way in time may come late, where its worker or its link
+// stood still since.
+func (c *checking) forgets(r *Request) {
+	for _, at := range c.seen {
+		id := c.calls[at].event
+		e := &c.events[id]
+		if !e.forgotten || !c.isForgotten(e, r.Begun-int64(c.o.ForgetGrace)) {
+			continue
+		}
+		t := &c.tenants[e.tenant]
+		since := t.ForgottenAt
+		if c.fault(func(f *Fault) bool {
+			return f.At <= r.Begun && f.end() >= since && f.strikes(r.Worker) && f.ofWorkers() && f.about(t.ID)
+		}, Frozen, AnswersLost) >= 0 {
+			continue
+		}
+		c.breachOf(Forgotten, id, r.Begun, "its %s was sent %v after its respondent was to be forgotten",
+			kindNames[c.calls[at].kind], time.Duration(r.Begun-since).Round(time.Millisecond))
+	}
+}
+
+// isForgotten reports whether the respondent of an event was to be forgotten by a time.
+func (c *checking) isForgotten(e *event, by Time) bool {
+	return e.forgotten && c.tenants[e.tenant].ForgottenAt <= by
+}
+
 // early verifies that what must be accepted before a call is sent was (Pair,
 // Order). It reports true, and notes the breach, if it was not.
 func (c *checking) early(r *Request, i int, at int32) bool {
@@ -173,7 +201,7 @@ func (c *checking) early(r *Request, i int, at int32) bool {
 		return false
 	}
 	other := &c.events[prior.event]
-	if other.letter && other.letterAt <= r.Begun+int64(c.o.ClockSlack) || c.trimmedBy(other, r.Begun) {
+	if other.letter && other.letterAt <= r.Begun+int64(c.o.ClockSlack) || c.trimmedBy(other, r.Begun) || c.isForgotten(other, r.Begun) {
 		return false
 	}
 	c.breachOf(Order, cl.event, r.Begun, "its %s was sent before the %s of the event at %d, which comes before it, was accepted",

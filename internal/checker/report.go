@@ -49,8 +49,9 @@ type Ended struct {
 	Delivered int `json:"delivered"`
 	Dead      int `json:"dead"`
 	Ignored   int `json:"ignored"`
-	Copies    int `json:"copies"`  // of an event before
-	Waiting   int `json:"waiting"` // for a tenant that fails, held by its cursor or the commit
+	Copies    int `json:"copies"`    // of an event before
+	Forgotten int `json:"forgotten"` // not sent, or not whole: their respondents were to be
+	Waiting   int `json:"waiting"`   // for a tenant that fails, held by its cursor or the commit
 }
 
 // Repeats are the calls that were applied again, by cause.
@@ -99,8 +100,8 @@ func (r *Report) OK() bool { return len(r.Counts) == 0 }
 func (r *Report) Write(w io.Writer) error {
 	p := &printing{w: w}
 	p.line("events     %d in the log; %d of %d posts were promised, %d unanswered", r.Events, r.Promised, r.Sent, r.Unanswered)
-	p.line("ended      %d delivered, %d dead, %d ignored, %d copies, %d waiting, %d trimmed",
-		r.Ended.Delivered, r.Ended.Dead, r.Ended.Ignored, r.Ended.Copies, r.Ended.Waiting, r.Trimmed)
+	p.line("ended      %d delivered, %d dead, %d ignored, %d copies, %d forgotten, %d waiting, %d trimmed",
+		r.Ended.Delivered, r.Ended.Dead, r.Ended.Ignored, r.Ended.Copies, r.Ended.Forgotten, r.Ended.Waiting, r.Trimmed)
 	p.line("calls      %d expected, %d applied in %d requests", r.Expected, r.Applied, r.Requests)
 	n := &r.Repeats
 	p.line("repeats    %d (%.3f %%): %d unknown outcome, %d takeover, %d continued, %d forgotten, %d late, %d copies, %d replayed, %d uncaused",

@@ -91,6 +91,12 @@ func (w *world) post(tenant, source, user string, body []byte) posted {
 	return e
 }
 
+// forget says that a respondent is to be forgotten from now on.
+func (w *world) forget(tenant, user string) {
+	t := w.tenant(tenant)
+	t.Forgotten, t.ForgottenAt = []string{user}, w.pass(millisecond)
+}
+
 // partitionOf stands in for Kafka's partitioner.
 func partitionOf(tenant, user string) int {
 	sum := sha256.Sum256([]byte(tenant + user))

@@ -2,8 +2,11 @@ package delivery
 
 import (
 	"context"
+	"maps"
+	"slices"
 	"time"
 
+	"refinersource/internal/attribution"
 	"refinersource/internal/segment"
 	"refinersource/internal/tenant"
 )
@@ -105,6 +108,9 @@ func (c *call) admit(ctx context.Context, r *request) (*tenant.Tenant, pass) {
 		case t.Paused:
 			c.end(Paused, 0)
 			return nil, p
+		case forgets(t, c.parts):
+			c.cancel() // who made them leaves out what is to be forgotten
+			return nil, p
 		}
 		before := c.d.state.standing(c.tenant, t.Endpoint)
 		if before.wait > 0 {
@@ -115,7 +121,7 @@ func (c *call) admit(ctx context.Context, r *request) (*tenant.Tenant, pass) {
 		}
 		changed := func() bool {
 			now := c.to()
-			return now.Paused || now.Endpoint != t.Endpoint
+			return now.Paused || now.Endpoint != t.Endpoint || !maps.EqualFunc(now.Rules.Forgotten, t.Rules.Forgotten, always)
 		}
 		var err error
 		if before.held {
@@ -157,6 +163,15 @@ func (c *call) admit(ctx context.Context, r *request) (*tenant.Tenant, pass) {
 		}
 	}
 }
+
+// forgets reports whether a tenant is to forget who made one of the parts.
+func forgets(t *tenant.Tenant, parts [][]attribution.Call) bool {
+	return len(t.Rules.Forgotten) > 0 && slices.ContainsFunc(parts, func(calls []attribution.Call) bool {
+		return len(calls) > 0 && t.Rules.Forgets(calls[0].UserID, calls[0].AnonymousID)
+	})
+}
+
+func always(struct{}, struct{}) bool { return true }
 
 // rest waits until the receiver may be asked again, or ends the call if that is
 // over its budget. A tenant whose host is down rests for as long as it takes, and

@@ -10,6 +10,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"refinersource/internal/attribution"
 	"refinersource/internal/delivery"
 	"refinersource/internal/segment"
 	"refinersource/internal/tenant"
@@ -180,6 +181,54 @@ func TestPausedTenantIsSaidToBeAtOnce(t *testing.T) {
 				}
 				if verdict != want || !slices.Equal(outcomes(reports), all(delivery.Failing, 2)) {
 					t.Errorf("%v, %+v, want both failing and %+v", outcomes(reports), verdict, want)
+				}
+				if len(r.got) != tt.requests {
+					t.Errorf("%d requests, want %d", len(r.got), tt.requests)
+				}
+			})
+		})
+	}
+}
+
+// What is to be forgotten by the time at which it would be sent is not: who asked for it
+// is to leave it out, and hears so at once, however long it has waited.
+func TestWhatIsToBeForgottenIsGivenBack(t *testing.T) {
+	t.Parallel()
+	for name, tt := range map[string]struct {
+		at       time.Duration
+		pace     time.Duration
+		requests int
+	}{
+		"before":        {0, 0, 0},
+		"in a pause":    {time.Second / 4, 0, 1},
+		"at its pace":   {time.Second, time.Minute, 0},
+		"never, at all": {time.Hour, 0, 3},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) {
+				r := &receiver{answer: always(unreachable)}
+				d := newDeliverer(t, delivery.Options{Sender: r, Pace: func(context.Context, *tenant.Tenant, int, bool) error {
+					time.Sleep(tt.pace)
+					return nil
+				}})
+				started := time.Now()
+				forgetful := &tenant.Tenant{ID: "acme", Rules: attribution.Rules{Forgotten: map[string]struct{}{"ann": {}}}}
+				source := func() *tenant.Tenant {
+					if time.Since(started) >= tt.at {
+						return forgetful
+					}
+					return &tenant.Tenant{ID: "acme"}
+				}
+				sent := parts(2)
+				sent[1][0].UserID = "ann"
+				reports, verdict := d.Deliver(t.Context(), source, sent, delivery.DeliverOptions{})
+				want, cause := delivery.Abandoned, delivery.Cause("")
+				if tt.requests == 3 {
+					want, cause = delivery.Failing, delivery.Unavailable
+				}
+				if verdict.Cause != cause || !slices.Equal(outcomes(reports), all(want, 2)) {
+					t.Errorf("%v, %+v, want both %v and %q", outcomes(reports), verdict, want, cause)
 				}
 				if len(r.got) != tt.requests {
 					t.Errorf("%d requests, want %d", len(r.got), tt.requests)

@@ -36,6 +36,8 @@ import (
 //     part's first attempt.
 //   - While the breaker of the tenant's host is open, a tenant whose own last
 //     request failed waits instead of being Unavailable (host.go).
+//   - Where the tenant is to forget who made one of the parts, what has no outcome yet is
+//     Abandoned, however long it has waited: the caller is to leave that part out.
 //   - Retries, and bisecting what fails, are allowed a share of what the host
 //     accepts; beyond it the budget is spent at once.
 func (d *Deliverer) Deliver(ctx context.Context, to Source, parts [][]attribution.Call, o DeliverOptions) ([]Report, Verdict) {

@@ -93,7 +93,7 @@ func (q *request) isIgnored(e *event) bool {
 	default:
 		return true
 	}
-	return e.fault == nil && e.head.UserID == "" && !rules.EmitAnonymous
+	return e.fault == nil && (e.head.UserID == "" && !rules.EmitAnonymous || rules.Forgets(e.head.UserID, e.head.AnonymousID))
 }
 
 // isArray reports whether the body's value is a JSON array, if it is one at all.

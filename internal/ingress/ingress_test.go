@@ -242,6 +242,7 @@ func TestRulesDecideWhatIsIgnored(t *testing.T) {
 	t.Parallel()
 	emitting := newTenant("acme")
 	emitting.Rules.Partials, emitting.Rules.EmitAnonymous = true, true
+	emitting.Rules.Forgotten = map[string]struct{}{"gone": {}}
 	h := newHandler(t, &fakeLog{}, ingress.Options{Tenants: registry(t, emitting)})
 	for name, c := range map[string]struct {
 		body    string
@@ -251,6 +252,8 @@ func TestRulesDecideWhatIsIgnored(t *testing.T) {
 		"anonymous":         {`{"cookie_uuid":"c","response":{"completed_at":"2026-10-12T02:05:55Z","data":{"a":"b"}}}`, 0},
 		"anonymous partial": {`{"cookie_uuid":"c","response":{"completed_at":null,"data":{"a":"b"}}}`, 0},
 		"no response":       {`{"cookie_uuid":"c"}`, 1},
+		"forgotten":         {`{"remote_id":"gone","response":{"completed_at":"2026-10-12T02:05:55Z","data":{"a":"b"}}}`, 1},
+		"forgotten, no id":  {`{"cookie_uuid":"gone","response":{"completed_at":"2026-10-12T02:05:55Z","data":{"a":"b"}}}`, 1},
 	} {
 		if got := read(t, post(t, h, webhookPath, c.body).Body); got.Accepted != 1 || got.Ignored != c.ignored {
 			t.Errorf("%s: got %d accepted and %d ignored, want 1 and %d", name, got.Accepted, got.Ignored, c.ignored)

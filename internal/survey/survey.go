@@ -72,6 +72,7 @@ const (
 	NotCompleted Ignored = "not_completed" // seen or dismissed
 	Partial      Ignored = "partial"       // data, but not completed (tenant: partials)
 	Anonymous    Ignored = "anonymous"     // no user id (tenant: anonymous)
+	Forgotten    Ignored = "forgotten"     // who answered is to be forgotten (tenant: forgotten)
 )
 
 // Answer is one answered question. A question without an answer (null, "", []

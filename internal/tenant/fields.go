@@ -86,6 +86,7 @@ var fields = [...]field{
 			v.fault("is not known", oneOf("skip", "emit"))
 		}
 	}},
+	{"forgotten", false, func(v value, e *entry) { e.Rules.Forgotten = v.set() }},
 	{"track", false, func(v value, e *entry) { e.Rules.Track, _ = v.boolean() }},
 	{"integrations", false, func(v value, e *entry) { e.Rules.Integrations = integrations(v) }},
 	{"rate_limit", false, func(v value, e *entry) { e.RateLimit, _ = v.integer() }},

@@ -43,6 +43,7 @@ tenants:
     pair_gap: 1.5s
     partials: true
     anonymous: emit
+    forgotten: [user-17, " user-18 "]
     track: true
     integrations: {Refiner: false, All: true, Other: {x: [1, 2.5, "a"]}}
     rate_limit: 0
@@ -64,6 +65,7 @@ tenants:
 	rules.UserProperties = map[string]struct{}{"1": {}}
 	rules.OrderBy = attribution.ByAccount
 	rules.Partials, rules.EmitAnonymous, rules.Track = true, true, true
+	rules.Forgotten = map[string]struct{}{"user-17": {}, "user-18": {}}
 	rules.Integrations = []byte(`{"All":true,"Other":{"x":[1,2.5,"a"]},"Refiner":false}`)
 	want := &tenant.Tenant{
 		ID: "acme", WriteKey: tenant.NewSecret("a-${NOT_AGAIN}-z"), Endpoint: "https://events.example.com:8443/path",

@@ -31,8 +31,9 @@ type rulesForm struct {
 }
 
 // RulesText returns the rules as JSON: what decides which calls an event makes, but
-// for the version in context.library. The same rules have the same text, which holds
-// no secret of the tenant.
+// for the version in context.library, and for who is to be forgotten: that is not to be
+// written down in the log, and the receipts' reasons tell it. The same rules have the
+// same text, which holds no secret of the tenant.
 func RulesText(r *attribution.Rules) []byte {
 	f := rulesForm{
 		Prefix:            r.Prefix,

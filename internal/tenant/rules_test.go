@@ -80,6 +80,10 @@ func TestEveryRuleChangesTheFingerprint(t *testing.T) {
 	if r.LibraryVersion = "9"; seen[tenant.Fingerprint(&r)] != "nothing" {
 		t.Error("a new version of the program changes the fingerprint")
 	}
+	r = everyRule()
+	if r.Forgotten = map[string]struct{}{"user-17": {}}; seen[tenant.Fingerprint(&r)] != "nothing" || strings.Contains(string(tenant.RulesText(&r)), "user-17") {
+		t.Error("who is to be forgotten is in the rules' text, which is written to the log")
+	}
 }
 
 func TestRegistrySetsTheFingerprintOfTheRulesAlone(t *testing.T) {

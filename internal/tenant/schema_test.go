@@ -115,7 +115,7 @@ func TestSchemaAndParserAgree(t *testing.T) {
 		"", "endpoint: http://127.0.0.1:8090/", "endpoint: https://x/y", "endpoint: 'http://[::1]:8090'", "tokens: [a, b]", "tokens: []",
 		"signing_secrets: [" + signingSecret + "]", "auth: none", "auth: none\ntokens: []", "prefix: acme_", "prefix: a1_2_", "names: {}",
 		"names: {'What?': what}", "account_properties: [a]\nuser_properties: [b]", "order_by: account", "pairing: batch",
-		"pairing: batch\npair_gap: 0s", "pair_gap: 250ms", "pair_gap: 1.5s", "pair_gap: 1s500ms", "pair_gap: '0'", "partials: true", "anonymous: emit",
+		"pairing: batch\npair_gap: 0s", "pair_gap: 250ms", "pair_gap: 1.5s", "pair_gap: 1s500ms", "pair_gap: '0'", "partials: true", "anonymous: emit", "forgotten: [user-17]", "forgotten: []",
 		"track: true", "integrations: {}", "integrations: {All: false}", "rate_limit: 0", "quota: 100", "paused: true", "strict_body: true",
 	} {
 		prove(t, tenantFile("id: acme_1\nwrite_key: k", valid), true)
@@ -126,7 +126,7 @@ func TestSchemaAndParserAgree(t *testing.T) {
 		"signing_secrets: [a, b, c, d, e]", "auth: token", "auth: none\ntokens: [a]", "auth: none\nsigning_secrets: [" + signingSecret + "]",
 		"prefix: refiner", "prefix: _", "prefix: A_", "prefix: a__", "prefix: " + strings.Repeat("a", 64) + "_", "names: []",
 		"names: {a: ' '}", "names: {a: 1}", "account_properties: a", "account_properties: ['']", "user_properties: [1]", "order_by: ''",
-		"order_by: org", "pairing: ''", "pair_gap: 1", "pair_gap: '5'", "pair_gap: -1s", "pair_gap: ''", "pairing: batch\npair_gap: 1ms", "partials: 1", "anonymous: ''",
+		"order_by: org", "pairing: ''", "pair_gap: 1", "pair_gap: '5'", "pair_gap: -1s", "pair_gap: ''", "pairing: batch\npair_gap: 1ms", "partials: 1", "anonymous: ''", "forgotten: user-17", "forgotten: [17]", "forgotten: ['']",
 		"track: maybe", "integrations: []", "integrations: null", "rate_limit: -1", "rate_limit: 1.5", "rate_limit: '1'", "quota: -1", "quota: '1'", "paused:", "strict_body: yes",
 	} {
 		prove(t, tenantFile("id: acme\nwrite_key: k", invalid), false)

@@ -48,7 +48,11 @@ func prepareTwo(r lane.Request[struct{}], letter bool, gap time.Duration) *done 
 	if letter {
 		two.Parts[1].Item.Payload.letter = new(deadletter.Letter)
 	}
-	return prepare(two)
+	none, err := tenant.NewRegistry()
+	if err != nil {
+		panic(err)
+	}
+	return prepare(two, none)
 }
 
 // Lease is a lease, from its inside.

@@ -222,13 +222,14 @@ func (p *partition) sendAll(attempts context.Context, running *sync.WaitGroup, r
 	if now := time.Now(); now.Before(p.notBefore) || p.replay.held() || p.rests(now) && !p.draining {
 		return
 	}
+	tenants := p.w.o.Tenants()
 	for attempts.Err() == nil {
 		r, ok := p.lanes.Next()
 		if !ok {
 			return
 		}
 		p.flights[r.Lane] = time.Now()
-		d := prepare(r)
+		d := prepare(r, tenants)
 		if p.join(attempts, d, running, returned) {
 			continue
 		}

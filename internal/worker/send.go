@@ -13,6 +13,7 @@ import (
 	"refinersource/internal/deadletter"
 	"refinersource/internal/delivery"
 	"refinersource/internal/lane"
+	"refinersource/internal/survey"
 	"refinersource/internal/tenant"
 )
 
@@ -45,21 +46,28 @@ type done struct {
 }
 
 // prepare says what of a request is to be sent. Until something else is known of a part,
-// nothing became of it.
-func prepare(r lane.Request[*event]) *done {
+// nothing became of it. An event whose respondent the tenant is to forget by now is over.
+func prepare(r lane.Request[*event], tenants *tenant.Registry) *done {
 	n := len(r.Parts)
 	found := make([]bool, 2*n)
 	d := &done{
 		request: r, which: make([]int, 0, n), parts: make([][]attribution.Call, 0, n),
 		outcomes: make([]lane.Outcome, n), failed: found[:n:n], blamed: found[n:],
 	}
+	for _, part := range r.Parts {
+		if t := part.Item.Payload.tenant; t != nil {
+			d.tenant = t
+		}
+	}
+	rules := d.rules(tenants)
 	for i, part := range r.Parts {
 		d.outcomes[i] = lane.Abandoned
 		e := part.Item.Payload
-		if e.tenant != nil {
-			d.tenant = e.tenant
-		}
 		e.taken = callsOf(e.steps[:min(part.Step, len(e.steps))])
+		if len(e.steps) > 0 && rules.Forgets(e.steps[0][0].UserID, e.steps[0][0].AnonymousID) {
+			d.outcomes[i], e.ignored, e.letter = lane.Ended, survey.Forgotten, nil
+			continue
+		}
 		if e.letter != nil {
 			continue
 		}
@@ -69,6 +77,18 @@ func prepare(r lane.Request[*event]) *done {
 		}
 	}
 	return d
+}
+
+// rules are those of the request's tenant as he stands now, as source gives him; those of
+// nobody if there is no such tenant.
+func (d *done) rules(tenants *tenant.Registry) *attribution.Rules {
+	if d.tenant == nil {
+		return new(attribution.Rules)
+	}
+	if now, ok := tenants.Get(d.tenant.ID); ok {
+		return &now.Rules
+	}
+	return &d.tenant.Rules
 }
 
 // mayJoin reports whether a request is nothing but calls that can go at once with others:
