@@ -186,6 +186,8 @@ func (j *injector) strike(ctx context.Context, in Injection, f *checker.Fault) e
 		return j.restartBrokers(ctx, in, f)
 	case "F20":
 		return j.storm(ctx, in, r)
+	case "F54":
+		return j.stranger(ctx, in, f)
 	case "F46":
 		f.Target = workerName(m.index)
 		b := j.cluster.Brokers[r.IntN(len(j.cluster.Brokers))]
@@ -471,6 +473,42 @@ func (j *injector) storm(ctx context.Context, in Injection, r *rand.Rand) error 
 		pause(ctx, stay)
 	}
 	return nil
+}
+
+// stranger starts a worker of another installation in the group, for which all of it
+// looks alike but the tenants' endpoints and keys: it has to end by itself. Where the
+// group does not come to give it partitions, it is ended.
+func (j *injector) stranger(ctx context.Context, in Injection, f *checker.Fault) error {
+	f.Target = "stranger"
+	file, err := j.fleet.writeStrangers()
+	if err != nil {
+		return err
+	}
+	direct := make([]string, len(j.cluster.Brokers))
+	for i, b := range j.cluster.Brokers {
+		direct[i] = b.direct
+	}
+	p, err := j.procs.start("stranger", slices.Concat([]string{
+		j.binary, "worker", "--brokers", strings.Join(direct, ","), "--topic-prefix", j.prefix, "--group", j.group, "--tenants", file,
+		"--admin-listen", "127.0.0.1:0",
+	}, j.flags)...)
+	if err != nil {
+		return err
+	}
+	limit := time.NewTimer(in.For)
+	defer limit.Stop()
+	select {
+	case <-p.done:
+	case <-limit.C:
+	case <-ctx.Done():
+	}
+	if code, fell := p.fell(); fell && code != 1 {
+		return fmt.Errorf("the stranger ended with code %d, want 1", code)
+	} else if fell {
+		return nil
+	}
+	_, err = p.terminate(drainPatience)
+	return err
 }
 
 // rawRecords puts records into the log that no ingress would: they must become

@@ -88,12 +88,27 @@ func (f *Fleet) write() error {
 // that a call at another's endpoint is seen.
 func (f *Fleet) text(endpoint string) []byte {
 	var b strings.Builder
-	b.WriteString("tenants:\n")
+	b.WriteString("installation: chaos\ntenants:\n")
 	for _, t := range f.tenants {
 		fmt.Fprintf(&b, "  - {id: %s, write_key: %s, endpoint: %q, tokens: [%s], order_by: %s, pairing: %s, rate_limit: %d, forgotten: [%s]}\n",
 			t.ID, t.Keys[len(t.Keys)-1].Key, endpoint+"/"+t.ID, t.Token, t.OrderBy, t.Pairing, t.RateLimit, strings.Join(t.Forgotten, ", "))
 	}
 	return []byte(b.String())
+}
+
+// writeStrangers writes the tenants file of an installation that has the same tenants,
+// with other endpoints and keys, and returns its path.
+func (f *Fleet) writeStrangers() (string, error) {
+	var b strings.Builder
+	b.WriteString("installation: stranger\ntenants:\n")
+	for _, t := range f.tenants {
+		fmt.Fprintf(&b, "  - {id: %s, write_key: key-of-a-stranger, endpoint: %q}\n", t.ID, f.endpoints[0]+"/stranger")
+	}
+	path := filepath.Join(f.dir, "tenants-stranger.yaml")
+	if err := os.WriteFile(path, []byte(b.String()), 0o600); err != nil {
+		return "", fmt.Errorf("write the stranger's tenants file: %w", err)
+	}
+	return path, nil
 }
 
 // forget has a tenant forget users, once in a run, which the files have when write was

@@ -64,6 +64,7 @@ var tracks = map[string][]kind{
 		{fault: "F40", mode: "full-device", least: 5 * time.Second, most: 10 * time.Second},
 		{fault: "F41", mode: "little-memory", least: 10 * time.Second, most: 15 * time.Second},
 		{fault: "F43", mode: "worker", least: 10 * time.Second, most: 15 * time.Second},
+		{fault: "F54", least: 5 * time.Second, most: 15 * time.Second},
 		{fault: "F45", least: 13 * time.Second, most: 15 * time.Second, past: true, long: true},
 	},
 	"sinks": {

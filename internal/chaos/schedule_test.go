@@ -81,7 +81,7 @@ func TestScheduleDealsEachFaultBeforeItRepeatsOne(t *testing.T) {
 	}
 	want := []string{
 		"F1", "F10", "F11", "F12", "F13", "F14", "F15", "F16", "F19", "F2", "F20", "F22", "F23", "F24", "F25", "F26", "F27", "F28", "F29", "F3",
-		"F30", "F31", "F32", "F33", "F36", "F37", "F39", "F4", "F40", "F41", "F42", "F43", "F46", "F47", "F48", "F5", "F51", "F52", "F6", "F7", "F8", "F9",
+		"F30", "F31", "F32", "F33", "F36", "F37", "F39", "F4", "F40", "F41", "F42", "F43", "F46", "F47", "F48", "F5", "F51", "F52", "F54", "F6", "F7", "F8", "F9",
 	}
 	if d := cmp.Diff(want, slices.Sorted(maps.Keys(got))); d != "" {
 		t.Errorf("faults of half an hour (-want +got):\n%s", d)

@@ -145,8 +145,11 @@ func (r *reader) varint() uint64 {
 func (r *reader) metadata() (m metadata) {
 	flags := r.take(1)[0]
 	m.partitions, m.leftOut, m.clean = int64(r.varint()), flags&8 != 0, flags&3 == 1
+	if flags&32 != 0 && tag(r.take(6)) == (tag{}) { // the installation, which nothing here depends on
+		r.bad = true
+	}
 	count := r.varint()
-	if flags&0xe0 != 0 || flags&3 == 3 || m.partitions >= 1<<31 || count > maxMetadata {
+	if flags&0xc0 != 0 || flags&3 == 3 || m.partitions >= 1<<31 || count > maxMetadata {
 		r.bad = true
 		return m
 	}

@@ -21,6 +21,9 @@ func TestMetadataIsReadAsTheServiceWritesIt(t *testing.T) {
 	tenants := [2]string{"TENANT", "OTHER"}
 	rapid.Check(t, func(t *rapid.T) {
 		m := lane.Metadata{Partitions: rapid.IntRange(1, 100).Draw(t, "partitions"), Owner: lane.Owner(rapid.IntRange(0, 2).Draw(t, "owner"))}
+		if rapid.Bool().Draw(t, "named") {
+			m.Installation = lane.TagOf("production")
+		}
 		names := rapid.SliceOfNDistinct(rapid.StringMatching("[a-z]{1,8}"), 0, 12, func(s string) string { return s }).Draw(t, "names")
 		for i, name := range names {
 			c := lane.Cursor{Tag: lane.TagOf(name), From: lane.Offset(rapid.Int64Range(0, 1<<40).Draw(t, "from"))}

@@ -19,7 +19,7 @@ var effectsOf = map[string][]Effect{
 	"F30": {Harmless}, "F31": {Harmless}, "F32": {Harmless}, "F33": {Harmless}, "F34": {Harmless}, "F35": {Harmless},
 	"F36": {Harmless}, "F37": {Harmless}, "F38": {Trimmed}, "F39": {Unclean}, "F40": {Harmless}, "F41": {Unclean},
 	"F42": {Unclean}, "F43": {AnswersLost}, "F45": {Frozen}, "F46": {Unclean}, "F47": {Unclean}, "F48": {Unclean},
-	"F49": {Restart}, "F51": {Harmless}, "F52": {Harmless}, "F55": {Unclean}, "F56": {Unclean},
+	"F49": {Restart}, "F51": {Harmless}, "F52": {Harmless}, "F54": {Restart}, "F55": {Unclean}, "F56": {Unclean},
 }
 
 // FaultEffects returns the effects that a fault has if its injector does not

@@ -16,7 +16,7 @@ import (
 
 // MaxCursors is how many cursors fit into a commit whatever their tags and
 // offsets, as long as these are below 2^40.
-const MaxCursors = (maxPayload - 1 - 5 - 2 - checksumSize - 1<<7 - 1 - MaxApart*(2+len(Tag{})+6)) / (len(Tag{}) + 5)
+const MaxCursors = (maxPayload - 1 - 5 - len(Tag{}) - 2 - checksumSize - 1<<7 - 1 - MaxApart*(2+len(Tag{})+6)) / (len(Tag{}) + 5)
 
 // MaxApart is how many of them may be of keys that are set apart.
 const MaxApart = 8
@@ -32,6 +32,7 @@ const (
 	flagWaits    = 1 << 2 // the waits are there
 	flagLeftOut  = 1 << 3 // runs were left out
 	flagKeys     = 1 << 4 // the keys are there
+	flagNamed    = 1 << 5 // the installation is there
 	maxParts     = 1<<31 - 1
 	maxOffset    = 1<<62 - 1
 	maxRunEvents = 1 << 40
@@ -74,6 +75,10 @@ func (m *Metadata) Encode() (text string, complete bool, err error) {
 		size += len(Tag{}) + length(uint64(entries[i].From-before)<<2)
 		before = entries[i].From
 	}
+	named := m.Installation != (Tag{})
+	if named {
+		size += len(m.Installation)
+	}
 	keys, err := appendKeys(nil, entries)
 	if err != nil {
 		return "", false, err
@@ -85,6 +90,9 @@ func (m *Metadata) Encode() (text string, complete bool, err error) {
 	flags := byte(m.Owner)
 	if len(keys) > 0 {
 		flags |= flagKeys
+	}
+	if named {
+		flags |= flagNamed
 	}
 	complete = true
 	var space [maxPayload]byte
@@ -107,6 +115,9 @@ func (m *Metadata) Encode() (text string, complete bool, err error) {
 	}
 	b := append(make([]byte, 0, size+runs), flags)
 	b = binary.AppendUvarint(b, uint64(m.Partitions))
+	if named {
+		b = append(b, m.Installation[:]...)
+	}
 	b = appendCursors(b, entries)
 	b = append(b, keys...)
 	b = append(b, waits...)

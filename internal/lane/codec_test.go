@@ -94,6 +94,12 @@ var golden = []struct {
 		"r1.CqwCAOrtLcY",
 	},
 	{
+		"of an installation",
+		lane.Metadata{Partitions: 12, Owner: lane.Clean, Installation: acme},
+		slices.Concat([]byte{1 | 32, 12}, acme[:], []byte{0}),
+		"r1.IQyCKzOth8EA03J7Bw",
+	},
+	{
 		"two cursors",
 		lane.Metadata{Partitions: 12, Cursors: []lane.Cursor{{Tag: acme, From: 5}, {Tag: other, From: 1005}}},
 		slices.Concat([]byte{0, 12, 2}, acme[:], []byte{5 << 2}, other[:], []byte{0xa0, 0x1f}), "r1.AAwCgiszrYfBFNkpihDRsKAfwIrfKQ",
@@ -210,7 +216,7 @@ func TestWhatCannotBeToldApartIsNotEncoded(t *testing.T) {
 // hungry makes the most cursors there may be, with the offsets below 2^40 that take
 // most bytes.
 func hungry(n int) lane.Metadata {
-	m := lane.Metadata{Partitions: 1<<31 - 1}
+	m := lane.Metadata{Partitions: 1<<31 - 1, Installation: lane.TagOf("an installation")}
 	from := lane.Offset(0)
 	for i := range n {
 		// The least gap of six bytes, as long as the least of five is left for the others.
@@ -434,6 +440,9 @@ func drawMetadata(t *rapid.T) lane.Metadata {
 		Partitions: rapid.IntRange(0, 5000).Draw(t, "partitions"),
 		Owner:      rapid.SampledFrom([]lane.Owner{lane.Working, lane.Clean, lane.Cut, lane.Finished}).Draw(t, "owner"),
 	}
+	if rapid.Bool().Draw(t, "named") {
+		m.Installation = lane.TagOf("production")
+	}
 	n := rapid.SampledFrom([]int{0, 1, 2, 3, 10, 100, lane.MaxCursors, 350}).Draw(t, "cursors")
 	highest := rapid.SampledFrom([]int64{10, 1 << 20, 1<<40 - 1}).Draw(t, "highest offset")
 	maxRuns := rapid.SampledFrom([]int{0, 1, 5, 50, 8000}).Draw(t, "most runs")
@@ -511,7 +520,9 @@ func TestDecodeSaysWhatIsWrong(t *testing.T) {
 		{"half a varint", text(0, 12, 0x80), "too short"},
 		{"a varint over 64 bits", text(append([]byte{0}, slices.Repeat([]byte{0xff}, 11)...)...), "too short"},
 		{"bytes left over", text(0, 12, 0, 0), "1 bytes too many"},
-		{"unknown flag", text(32, 12, 0), "unknown flags 0x20"},
+		{"unknown flag", text(64, 12, 0), "unknown flags 0x40"},
+		{"installation cut short", text(32, 12, 0), "too short"},
+		{"installation of no name", text(32, 12, 0, 0, 0, 0, 0, 0, 0), "one form"},
 		{"partitions", text(0, 0x80, 0x80, 0x80, 0x80, 8, 0), "2147483648 is too large"},
 		{"count beyond the bytes", text(0, 12, 200, 1, 0), "200 is too large"},
 		{"longer varint than need be", text(0, 0x8c, 0, 0), "one form"},

@@ -10,6 +10,9 @@ import (
 type Metadata struct {
 	Partitions int   // how many the topic had; 0 if not known
 	Owner      Owner // who committed
+	// Installation is the tag of the installation whose group this is; zero if it has no
+	// name.
+	Installation Tag
 	// Cursors say where the lanes that the commit passed go on: at most one for a
 	// tag and key, and at most MaxApart with a key.
 	Cursors []Cursor

@@ -66,8 +66,11 @@ func (d *decoder) metadata() (Metadata, error) {
 		Partitions:  int(d.below(maxParts + 1)),
 		RunsLeftOut: flags&flagLeftOut != 0,
 	}
-	if flags>>5 != 0 {
+	if flags>>6 != 0 {
 		return Metadata{}, fmt.Errorf("unknown flags %#x", flags)
+	}
+	if flags&flagNamed != 0 {
+		m.Installation = d.tag()
 	}
 	runs, until := d.cursors(&m)
 	if flags&flagKeys != 0 {

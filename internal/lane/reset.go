@@ -14,13 +14,13 @@ import (
 // no cursor any more, and one that goes on before has one without runs, which holds
 // the events of all its keys. That repeats what was done behind it, in order.
 //
-// The owner stays: its last requests may still be under way. So does the number of
-// partitions: whether users have moved is not decided here.
+// The owner stays: its last requests may still be under way. So do the number of
+// partitions, since whether users have moved is not decided here, and the installation.
 func (m *Metadata) Reset(from, to Offset) Metadata {
 	if to >= from {
 		return *m
 	}
-	moved := Metadata{Partitions: m.Partitions, Owner: m.Owner}
+	moved := Metadata{Partitions: m.Partitions, Owner: m.Owner, Installation: m.Installation}
 	first := make(map[Tag]int) // index of the lane's cursor
 	for _, c := range slices.SortedStableFunc(slices.Values(m.Cursors), func(a, b Cursor) int { return cmp.Compare(a.From, b.From) }) {
 		i, again := first[c.Tag]

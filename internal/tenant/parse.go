@@ -54,6 +54,8 @@ type parser struct {
 	env        func(string) (string, bool)
 	fields     map[string]field
 	faults     Faults
+	// installation is what the file says of itself.
+	installation string
 	// files are those that secrets were read from, as they were then.
 	files map[string]digest
 }
@@ -80,6 +82,7 @@ func (p *parser) registry(name string, data []byte) (*Registry, error) {
 	if err := faults.err(); err != nil {
 		return nil, fmt.Errorf("%s: %w", name, err)
 	}
+	r.installation = p.installation
 	return r, nil
 }
 
@@ -111,11 +114,18 @@ func (p *parser) document(data []byte) []entry {
 	var entries []entry
 	found := false
 	for key, v := range root.members() {
-		if key != "tenants" {
-			p.unknown(v, key, []string{"tenants"})
+		switch key {
+		case "tenants":
+			found = true
+		case "installation":
+			if p.installation, _ = v.text(); !idForm.MatchString(p.installation) {
+				v.fault("is no name", "give 1 to 63 of a-z, 0-9, _ and -, the first a letter or digit")
+			}
+			continue
+		default:
+			p.unknown(v, key, []string{"tenants", "installation"})
 			continue
 		}
-		found = true
 		for i, v := range v.elements() {
 			if e, ok := p.tenant(i, v); ok {
 				entries = append(entries, e)

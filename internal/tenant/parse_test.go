@@ -28,6 +28,7 @@ func TestEveryFieldIsRead(t *testing.T) {
 		t.Fatal(err)
 	}
 	r, err := tenant.Parse("tenants.yaml", []byte(`
+installation: production
 tenants:
   - id: acme
     write_key: a-${KEY}-z
@@ -56,6 +57,9 @@ tenants:
 `), env(map[string]string{"KEY": "${NOT_AGAIN}", "TOKEN": "t1"}))
 	if err != nil {
 		t.Fatal(err)
+	}
+	if got := r.Installation(); got != "production" {
+		t.Errorf("the installation is %q, want production", got)
 	}
 	acme, _ := r.Get("acme")
 	rules := attribution.DefaultRules()

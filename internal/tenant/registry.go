@@ -16,6 +16,8 @@ import (
 type Registry struct {
 	byID   map[ID]*entry
 	sorted []*entry // by id
+	// installation is that of the file; "" if it names none.
+	installation string
 }
 
 // entry is a tenant and where it stands.
@@ -119,6 +121,10 @@ func (r *Registry) All() iter.Seq[*Tenant] {
 		}
 	}
 }
+
+// Installation is the name of the installation whose tenants these are; "" if it has
+// none.
+func (r *Registry) Installation() string { return r.installation }
 
 // Len returns the number of tenants.
 func (r *Registry) Len() int { return len(r.sorted) }

@@ -2,6 +2,7 @@ package tenant_test
 
 import (
 	"encoding/json/jsontext"
+	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"

@@ -139,6 +139,10 @@ func TestSchemaAndParserAgree(t *testing.T) {
 	}
 	prove(t, "tenants: []", false)
 	prove(t, "tenants: [{id: a, write_key: k}]\nmore: 1", false)
+	prove(t, "tenants: [{id: a, write_key: k}]\ninstallation: eu-1_a", true)
+	for _, invalid := range []string{"''", "1", "Production", "-a", strings.Repeat("a", 64), "[a]"} {
+		prove(t, "tenants: [{id: a, write_key: k}]\ninstallation: "+invalid, false)
+	}
 	prove(t, "{}", false)
 }
 

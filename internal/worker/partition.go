@@ -35,11 +35,13 @@ type partition struct {
 	w          *Worker
 	id         int
 	partitions int // of the topic
-	start      queue.Assignment
-	limits     lane.Limits
-	log        *zap.Logger
-	status     *status
-	lanes      *lane.Partition[*event]
+	// installation is that of the tenants file when the generation began.
+	installation lane.Tag
+	start        queue.Assignment
+	limits       lane.Limits
+	log          *zap.Logger
+	status       *status
+	lanes        *lane.Partition[*event]
 
 	asks  chan chan<- commitState
 	ended chan struct{}
@@ -93,19 +95,19 @@ func newPartition(w *Worker, a queue.Assignment, limits lane.Limits, partitions 
 		w:          w,
 		replay:     replay,
 		id:         a.Partition,
-		partitions: partitions,
-		start:      a,
-		limits:     limits,
-		log:        w.log.With(zap.Int("partition", a.Partition)),
-		status:     newStatus(),
-		lanes:      lane.New[*event](limits, lane.Offset(a.Offset)),
-		asks:       make(chan chan<- commitState),
-		ended:      make(chan struct{}),
-		work:       make(chan *done),
-		flights:    make(map[string]time.Time),
-		suspended:  make(map[string]*suspension),
-		failing:    make(map[string]*failing),
-		ages:       make(map[string]time.Time),
+		partitions: partitions, installation: w.installation(),
+		start:     a,
+		limits:    limits,
+		log:       w.log.With(zap.Int("partition", a.Partition)),
+		status:    newStatus(),
+		lanes:     lane.New[*event](limits, lane.Offset(a.Offset)),
+		asks:      make(chan chan<- commitState),
+		ended:     make(chan struct{}),
+		work:      make(chan *done),
+		flights:   make(map[string]time.Time),
+		suspended: make(map[string]*suspension),
+		failing:   make(map[string]*failing),
+		ages:      make(map[string]time.Time),
 	}
 	if w.o.Receipts {
 		p.receipts = newReceipts(w, a.Partition, limits.WindowBytes, p.log, p.status)
@@ -301,7 +303,7 @@ func (p *partition) state(owner lane.Owner) commitState {
 	if p.replay != nil && p.replay.over {
 		owner = lane.Finished
 	}
-	m := lane.Metadata{Partitions: p.partitions, Owner: owner, Cursors: p.lanes.Cursors()}
+	m := lane.Metadata{Partitions: p.partitions, Owner: owner, Installation: p.installation, Cursors: p.lanes.Cursors()}
 	text, _, err := m.Encode()
 	if err != nil {
 		// The lanes allow no more cursors than fit, so this is a fault of ours. Commit

@@ -262,7 +262,8 @@ func New(o Options) (*Worker, error) {
 // Run works until ctx ends, then drains and leaves the group. It returns nil
 // after a drain; an error if the group could not be set up, if the topic has
 // another number of partitions than the group's commits know and events of before
-// are not delivered, if the group's commits are gone, or if a partition does not go on.
+// are not delivered, if the group's commits are gone or another installation's, or if a
+// partition does not go on.
 func (w *Worker) Run(ctx context.Context) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
@@ -333,7 +334,7 @@ func (w *Worker) generation(ctx context.Context, g *queue.Generation) {
 	if err != nil {
 		switch {
 		case fetching.Err() != nil:
-		case errors.Is(err, ErrPartitions), errors.Is(err, ErrNoCommits):
+		case errors.Is(err, ErrPartitions), errors.Is(err, ErrNoCommits), errors.Is(err, ErrInstallation):
 			w.fail(err)
 		default:
 			w.log.Warn("begin a generation", zap.Int("generation", g.ID), zap.Error(err))
@@ -452,11 +453,21 @@ func (w *Worker) checkPartitions(ctx context.Context, g *queue.Generation) error
 		ErrPartitions, topic, g.Partitions, before, waiting, g.Partitions)
 }
 
-// checkCommits refuses to work on a partition of which the group has no commit, but the
+// checkCommits refuses to work in the group of another installation, whose tenants have
+// other endpoints and keys; and on a partition of which the group has no commit, but the
 // topic of receipts has had some: its commits were deleted, or have expired while no
 // worker ran, or this is another group than the one that worked here before. To begin
 // at the start of the log would send everything again that it still has.
 func (w *Worker) checkCommits(ctx context.Context, g *queue.Generation) error {
+	for _, a := range g.Assignments {
+		m, err := lane.Decode(a.Metadata)
+		if err != nil || m.Installation == (lane.Tag{}) || m.Installation == w.installation() {
+			continue // what cannot be understood is refused by its partition
+		}
+		return fmt.Errorf("%w: the commit of partition %d of %s in group %s is of another installation than that of this tenants file (installation: %q). "+
+			"Give the file that works in this group, or a --group of its own",
+			ErrInstallation, a.Partition, w.o.Topics.Events(), w.o.Group, w.o.Tenants().Installation())
+	}
 	if w.o.Anew || !w.o.Receipts || w.o.Replay != nil {
 		return nil
 	}
@@ -485,12 +496,23 @@ func (w *Worker) checkCommits(ctx context.Context, g *queue.Generation) error {
 		ErrNoCommits, w.o.Group, worked, w.o.Topics.Events(), events)
 }
 
+// installation is the tag of the installation that the tenants file names; zero if it
+// names none.
+func (w *Worker) installation() lane.Tag {
+	if name := w.o.Tenants().Installation(); name != "" {
+		return lane.TagOf(name)
+	}
+	return lane.Tag{}
+}
+
 // Causes of a Run that ends before it has worked.
 var (
 	// ErrPartitions says that the topic has another number of partitions than before.
 	ErrPartitions = errors.New("the number of partitions has changed")
 	// ErrNoCommits says that the group's commits are gone.
 	ErrNoCommits = errors.New("the group's commits are gone")
+	// ErrInstallation says that another installation works in the group.
+	ErrInstallation = errors.New("the group is another installation's")
 )
 
 // lost reports events that the log had dropped before they were delivered.
