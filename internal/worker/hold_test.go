@@ -47,6 +47,60 @@ func TestSlowTenantDoesNotHoldTheCommit(t *testing.T) {
 	})
 }
 
+// One that takes a while does not either, where much is done behind it.
+func TestCommitDoesNotWaitForOneWhereManyAreDone(t *testing.T) {
+	t.Parallel()
+	inBubble(t, func(t *testing.T, w *world) {
+		w.receiver.latency = func(id tenant.ID) time.Duration {
+			if id == "acme" {
+				return 900 * time.Millisecond
+			}
+			return 10 * time.Millisecond
+		}
+		m := w.join()
+		most := queue.Offset(0)
+		users := usersOf("beta", 0, 20)
+		for n := range 1000 { // 100 a second
+			at := w.publish("beta", users[n%len(users)])
+			if n%50 == 0 {
+				w.publish("acme", userOf("acme", 0))
+			}
+			time.Sleep(10 * time.Millisecond)
+			most = max(most, at.Offset-w.committed()[0])
+		}
+		if most > 70 {
+			t.Errorf("up to %d events were delivered and not committed, want few more than %d, those of 0.3 s and a commit's interval", most, 30+25)
+		}
+		w.until("all to be delivered", w.settled)
+		w.verify(never)
+		m.terminate()
+	})
+}
+
+// Many events are committed sooner than after a commit's interval.
+func TestCommitComesSoonerWhereMuchIsDone(t *testing.T) {
+	t.Parallel()
+	inBubble(t, func(t *testing.T, w *world) {
+		w.receiver.latency = func(tenant.ID) time.Duration { return 5 * time.Millisecond }
+		m := w.join()
+		most := queue.Offset(0)
+		users := usersOf("beta", 0, 100)
+		for n := range 2000 { // some 350 a second
+			at := w.publish("beta", users[n%len(users)])
+			time.Sleep(2 * time.Millisecond)
+			if n > 500 { // what was there before the first commit
+				most = max(most, at.Offset-w.committed()[0])
+			}
+		}
+		if most > 30 {
+			t.Errorf("up to %d events were not committed, want few more than those of 50 ms", most)
+		}
+		w.until("all to be delivered", w.settled)
+		w.verify(never)
+		m.terminate()
+	})
+}
+
 // Nor does a user whose events wait for one another: each of his requests is quick, but
 // the last of his row comes long after what the others sent behind it.
 func TestUserWithARowOfEventsDoesNotHoldTheCommit(t *testing.T) {
