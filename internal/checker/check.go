@@ -154,7 +154,7 @@ func (r *Rule) UnmarshalText(text []byte) error {
 // length, and changes nothing in it.
 func Check(h *History, o Options) Report {
 	o.setDefaults()
-	c := &checking{h: h, o: o, report: Report{Counts: make(map[Rule]int)}}
+	c := &checking{h: h, o: o, report: Report{Counts: make(map[Rule]int)}, faults: indexFaults(h.Faults)}
 	c.setApart()
 	if c.index() {
 		c.sent()
@@ -172,6 +172,7 @@ type checking struct {
 	h      *History
 	o      Options
 	report Report
+	faults faultIndex
 
 	tenants  []tenantState
 	tenantOf map[string]int32

@@ -56,3 +56,10 @@ func CursorStates(metadata, tenant, key string, events int) (from, split int64, 
 	}
 	return c.from, split, states, ok, nil
 }
+
+// FindFault finds the first of the faults that was on between two times, with one of the
+// effects.
+func FindFault(faults []Fault, from, to Time, effects ...Effect) int {
+	c := &checking{h: &History{Faults: faults}, faults: indexFaults(faults)}
+	return c.fault(from, to, func(*Fault) bool { return true }, effects...)
+}

@@ -1,6 +1,8 @@
 package checker
 
 import (
+	"cmp"
+	"math"
 	"slices"
 	"strings"
 )
@@ -39,17 +41,58 @@ func FaultEffects(name string) []Effect {
 	return []Effect{Unclean}
 }
 
+// faultIndex finds the faults that were on at some time without looking at all of them.
+type faultIndex struct {
+	byTime []int      // indexes of the faults, by their beginnings
+	reach  []Time     // the latest end of those up to each place in byTime
+	has    [][]Effect // of each fault, Unclean with Frozen
+}
+
+func indexFaults(faults []Fault) faultIndex {
+	x := faultIndex{byTime: make([]int, len(faults)), reach: make([]Time, len(faults)), has: make([][]Effect, len(faults))}
+	for i := range faults {
+		x.byTime[i] = i
+		x.has[i] = faults[i].Effects
+		if len(x.has[i]) == 0 {
+			x.has[i] = FaultEffects(faults[i].Fault)
+		}
+		if slices.Contains(x.has[i], Frozen) {
+			x.has[i] = append(slices.Clone(x.has[i]), Unclean)
+		}
+	}
+	slices.SortStableFunc(x.byTime, func(a, b int) int { return cmp.Compare(faults[a].At, faults[b].At) })
+	last := Time(math.MinInt64)
+	for n, i := range x.byTime {
+		last = max(last, faults[i].end())
+		x.reach[n] = last
+	}
+	return x
+}
+
+// has reports whether a fault has one of the effects.
+func (c *checking) has(fault int, effects []Effect) bool {
+	for _, e := range effects {
+		if slices.Contains(c.faults.has[fault], e) {
+			return true
+		}
+	}
+	return false
+}
+
 // any reports whether a fault of the run had one of the effects.
 func (c *checking) any(effects ...Effect) bool {
-	return c.fault(func(*Fault) bool { return true }, effects...) >= 0
+	for i := range c.h.Faults {
+		if c.has(i, effects) {
+			return true
+		}
+	}
+	return false
 }
 
 // during reports whether a fault with one of the effects was on at some time
 // between two; about a tenant, if it is one of the fault's.
 func (c *checking) during(from, to Time, tenant string, effects ...Effect) bool {
-	return c.fault(func(f *Fault) bool {
-		return f.At <= to && f.end() >= from && f.about(tenant)
-	}, effects...) >= 0
+	return c.fault(from, to, func(f *Fault) bool { return f.about(tenant) }, effects...) >= 0
 }
 
 // latest is the fault that began last of those that were on between two times, with
@@ -59,7 +102,7 @@ func (c *checking) latest(from, to Time, tenant string, effects ...Effect) (foun
 	var best *Fault
 	for i := range c.h.Faults {
 		f := &c.h.Faults[i]
-		if f.At > to || f.end() < from || !f.about(tenant) || len(effects) > 0 && !f.has(effects) {
+		if f.At > to || f.end() < from || !f.about(tenant) || len(effects) > 0 && !c.has(i, effects) {
 			continue
 		}
 		names := tenant != "" && len(f.Tenants) > 0
@@ -78,7 +121,7 @@ func (c *checking) nearest(from, to Time, effects ...Effect) (found int32) {
 	best := Time(0)
 	for i := range c.h.Faults {
 		f := &c.h.Faults[i]
-		if f.At > to || f.end() < from-int64(c.o.Settle) || !f.has(effects) {
+		if f.At > to || f.end() < from-int64(c.o.Settle) || !c.has(i, effects) {
 			continue
 		}
 		if away := max(f.At-from, from-f.At); found == 0 || away < best {
@@ -98,14 +141,24 @@ func (c *checking) trimmedBy(e *event, by Time) bool {
 	return e.offset < c.parts[int(e.partition)].start && c.during(0, by, "", Trimmed)
 }
 
-// fault finds a fault with one of the effects.
-func (c *checking) fault(is func(*Fault) bool, effects ...Effect) int {
-	for i := range c.h.Faults {
-		if f := &c.h.Faults[i]; f.has(effects) && is(f) {
-			return i
+// fault finds the first fault of the history, with one of the effects, that was on at some
+// time between two and that is wanted; -1 if there is none.
+func (c *checking) fault(from, to Time, wanted func(*Fault) bool, effects ...Effect) int {
+	x := &c.faults
+	n, _ := slices.BinarySearchFunc(x.byTime, to, func(i int, to Time) int {
+		if c.h.Faults[i].At <= to {
+			return -1
+		}
+		return 1
+	})
+	found := -1
+	for n--; n >= 0 && x.reach[n] >= from; n-- {
+		i := x.byTime[n]
+		if f := &c.h.Faults[i]; f.end() >= from && c.has(i, effects) && wanted(f) && (found < 0 || i < found) {
+			found = i
 		}
 	}
-	return -1
+	return found
 }
 
 func (f *Fault) end() Time { return max(f.At, f.Until) }
@@ -122,17 +175,4 @@ func (f *Fault) ofWorkers() bool { return f.Target == "" || strings.Contains(f.T
 func (f *Fault) strikes(worker string) bool {
 	one := strings.HasPrefix(f.Target, "worker-")
 	return !one || worker == "" || f.Target == worker
-}
-
-func (f *Fault) has(effects []Effect) bool {
-	own := f.Effects
-	if len(own) == 0 {
-		own = FaultEffects(f.Fault)
-	}
-	for _, e := range effects {
-		if slices.Contains(own, e) || e == Unclean && slices.Contains(own, Frozen) {
-			return true
-		}
-	}
-	return false
 }

@@ -94,9 +94,7 @@ func (c *checking) fenced(r *Request) {
 	if c.o.Fence <= 0 || n == 0 || r.Begun-times[n-1] <= int64(c.o.Fence) {
 		return
 	}
-	if c.fault(func(f *Fault) bool {
-		return f.At <= r.Begun && f.end() >= times[n-1] && len(f.Tenants) == 0 && f.strikes(r.Worker) && f.ofWorkers()
-	}, Frozen, AnswersLost) >= 0 {
+	if c.fault(times[n-1], r.Begun, func(f *Fault) bool { return len(f.Tenants) == 0 && f.strikes(r.Worker) && f.ofWorkers() }, Frozen, AnswersLost) >= 0 {
 		return
 	}
 	c.note(Violation{Rule: Commits, Partition: -1, Offset: -1, At: r.Begun},

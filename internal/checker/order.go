@@ -166,13 +166,11 @@ const onItsWay = int64(time.Second)
 // worker that made it: one that loses answers, or the worker's own end.
 func (c *checking) lost(r *Request, tenant string) bool {
 	answered := max(r.Begun, r.Answered)
-	if c.fault(func(f *Fault) bool {
-		return f.At <= answered+onItsWay && f.end() >= r.Begun && f.about(tenant) && f.strikes(r.Worker)
-	}, AnswersLost) >= 0 {
+	if c.fault(r.Begun, answered+onItsWay, func(f *Fault) bool { return f.about(tenant) && f.strikes(r.Worker) }, AnswersLost) >= 0 {
 		return true
 	}
-	return c.fault(func(f *Fault) bool {
-		return f.At >= r.Begun && f.At <= answered+int64(c.o.ClockSlack) && f.strikes(r.Worker) && f.ofWorkers()
+	return c.fault(r.Begun, answered+int64(c.o.ClockSlack), func(f *Fault) bool {
+		return f.At >= r.Begun && f.strikes(r.Worker) && f.ofWorkers()
 	}, Unclean, Restart) >= 0
 }
 
@@ -223,9 +221,9 @@ func (c *checking) inDoubt(at int32, k *key) bool {
 // was frozen, it may be.
 func (c *checking) isLate(r *Request, e *event) bool {
 	slack := int64(c.o.Deadline)
-	i := c.fault(func(f *Fault) bool {
+	i := c.fault(r.Begun-slack, r.Begun+slack, func(f *Fault) bool {
 		known := r.Worker != "" && f.Target != ""
-		return (!known || f.Target == r.Worker) && r.Begun >= f.At-slack && r.Begun <= f.end()+slack && (r.Answered == 0 || r.Answered >= f.end())
+		return (!known || f.Target == r.Worker) && (r.Answered == 0 || r.Answered >= f.end())
 	}, Frozen)
 	if i < 0 {
 		return false
