@@ -55,7 +55,8 @@ const (
 	Copies       Kind = "copies"  // events are sent once more
 	Garbage      Kind = "garbage" // records that no ingress writes
 	Paused       Kind = "paused"
-	Rotated      Kind = "rotated" // another write key
+	Rotated      Kind = "rotated"   // another write key
+	Forgotten    Kind = "forgotten" // a respondent is to be forgotten
 )
 
 // Kinds returns all kinds.
@@ -73,8 +74,12 @@ var (
 		PublishRefused, PublishUnsure, FetchRefused, CommitRefused, CommitUnsure, CoordinatorErrors, CoordinatorMoves,
 		LeadersMove, LettersRefused, IngressCut,
 	}
-	contentKinds = []Kind{Trimmed, TrimmedAhead, Copies, Garbage, Paused, Rotated}
+	contentKinds = []Kind{Trimmed, TrimmedAhead, Copies, Garbage, Paused, Rotated, Forgotten}
 )
+
+// drawn are the kinds that a plan draws from. Whether somebody is to be forgotten is drawn
+// beside, so that seeds of before have the faults that they had.
+var drawn = slices.DeleteFunc(Kinds(), func(k Kind) bool { return k == Forgotten })
 
 // lasting are the faults of receivers that can break a tenant for ever.
 var lasting = []Kind{

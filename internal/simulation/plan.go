@@ -71,7 +71,7 @@ type fault struct {
 
 // ofTenant tells whether the fault is about one tenant.
 func (f *fault) ofTenant() bool {
-	return slices.Contains(receiverKinds, f.kind) || f.kind == Copies || f.kind == Paused || f.kind == Rotated
+	return slices.Contains(receiverKinds, f.kind) || f.kind == Copies || f.kind == Paused || f.kind == Rotated || f.kind == Forgotten
 }
 
 // Streams of random numbers, so that one that is used more often leaves the
@@ -82,6 +82,7 @@ const (
 	streamAnswers
 	streamJitter
 	streamFaultsAtWork
+	streamForgotten
 )
 
 func (p *plan) random(stream, n int) *rand.Rand {
@@ -235,10 +236,13 @@ func (p *plan) addFaults(o Options) {
 	}
 	kinds := o.Kinds
 	if kinds == nil {
-		kinds = Kinds()
+		kinds = drawn
 	}
 	for range n {
 		p.faults = append(p.faults, p.newFault(r, kinds[r.IntN(len(kinds))]))
+	}
+	if r := p.random(streamForgotten, 0); o.Kinds == nil && n > 0 && chance(r, 25) {
+		p.faults = append(p.faults, p.newFault(r, Forgotten))
 	}
 	p.number()
 }
@@ -261,7 +265,7 @@ func (p *plan) newFault(r *rand.Rand, k Kind) fault {
 	case Poison:
 		// Some end before the event's budget is spent, most do not.
 		f.length = length(r, time.Minute, 6*time.Minute)
-	case Trimmed, TrimmedAhead, Copies, Garbage, Rotated, CoordinatorMoves, LeadersMove, IngressCut:
+	case Trimmed, TrimmedAhead, Copies, Garbage, Rotated, Forgotten, CoordinatorMoves, LeadersMove, IngressCut:
 		f.length = 0
 	default:
 	}

@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"time"
 
 	"github.com/twmb/franz-go/pkg/kfake"
 	"github.com/twmb/franz-go/pkg/kmsg"
@@ -87,6 +88,20 @@ func (r *record) rotated(id, key string) {
 			t.WriteKeys = append(t.WriteKeys, checker.WriteKey{Key: key, From: now()})
 		}
 	}
+}
+
+// forgotten notes that a user is to be forgotten from now on, and reports whether it is
+// the first one of the tenant.
+func (r *record) forgotten(id, user string) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for i := range r.h.Tenants {
+		if t := &r.h.Tenants[i]; t.ID == id && t.Forgotten == nil {
+			t.Forgotten, t.ForgottenAt = []string{user}, now()
+			return true
+		}
+	}
+	return false
 }
 
 // effects of the kinds that have one; the others are harmless.
@@ -302,7 +317,7 @@ func (r *record) conclude(report *Report) {
 		}
 		return int(a.Offset - b.Offset)
 	})
-	found := checker.Check(&r.h, checker.Options{})
+	found := checker.Check(&r.h, checker.Options{ForgetGrace: 10 * time.Second}) // the longest request is 9 s
 	report.Events, report.Requests, report.Letters = found.Events, found.Requests, found.Letters
 	report.Calls, report.Repeats = found.Applied, found.Repeats.Calls
 	report.Broken = make(map[string]int)

@@ -82,6 +82,14 @@ func (w *world) inflict(ctx context.Context, f fault) (undo func()) {
 		w.changeTenant(id, func(t *tenant.Tenant) { t.WriteKey = tenant.NewSecret(key) })
 		w.record.rotated(string(id), key)
 		return nothing
+	case Forgotten:
+		id := w.plan.tenants[f.tenant].ID
+		user := w.plan.chains[f.amount%len(w.plan.chains)].user
+		if !w.record.forgotten(string(id), user) {
+			return nil // the tenant has one already
+		}
+		w.changeTenant(id, func(t *tenant.Tenant) { t.Rules.Forgotten = map[string]struct{}{user: {}} })
+		return nothing
 	default: // of a receiver
 		w.receivers.begin(f)
 		return func() { w.receivers.end(f) }
