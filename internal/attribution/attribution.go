@@ -5,6 +5,7 @@
 package attribution
 
 import (
+	"cmp"
 	"encoding/json/jsontext"
 	"time"
 
@@ -54,8 +55,9 @@ type Rules struct {
 	Partials          bool // incomplete responses make calls too
 	EmitAnonymous     bool // respondents without a user id make calls too
 	Track             bool // a track call follows the pair
-	// Forgotten are ids of respondents, as user or anonymous id, whose events make no
-	// calls any more, whenever they were accepted.
+	// Forgotten are ids of respondents whose events make no calls any more, whenever they
+	// were accepted: the ids that calls would be made under, which is the anonymous id
+	// only where there is no user id.
 	Forgotten map[string]struct{}
 	// Integrations is a JSON object copied into every call, nil for none. It is
 	// written as encoding/json writes a map: keys sorted.
@@ -202,12 +204,8 @@ func (r *Rules) ignored(c *survey.Completion) survey.Ignored {
 // Forgets reports whether a respondent with these ids, either of which may be "", is to
 // be forgotten.
 func (r *Rules) Forgets(userID, anonymousID string) bool {
-	if len(r.Forgotten) == 0 {
-		return false
-	}
-	_, user := r.Forgotten[userID]
-	_, anonymous := r.Forgotten[anonymousID]
-	return user && userID != "" || anonymous && anonymousID != ""
+	_, ok := r.Forgotten[cmp.Or(userID, anonymousID)]
+	return ok
 }
 
 // timestamp is when the answer was given, in UTC, and whether the event said a

@@ -173,6 +173,7 @@ func goldenRules(t *testing.T, text string) attribution.Rules {
 		OrderBy           string            `json:"order_by"`
 		Partials          bool              `json:"partials"`
 		Anonymous         string            `json:"anonymous"`
+		Forgotten         []string          `json:"forgotten"`
 		Track             bool              `json:"track"`
 		Integrations      json.RawMessage   `json:"integrations"`
 	}
@@ -192,6 +193,7 @@ func goldenRules(t *testing.T, text string) attribution.Rules {
 	rules.UserProperties = setOf(file.UserProperties)
 	rules.Partials = file.Partials
 	rules.EmitAnonymous = file.Anonymous == "emit"
+	rules.Forgotten = setOf(file.Forgotten)
 	rules.Track = file.Track
 	rules.Integrations = []byte(file.Integrations)
 	return rules

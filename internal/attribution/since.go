@@ -19,9 +19,11 @@ type Said struct {
 	UserTraits, AccountTraits []TraitName
 }
 
-// Say returns what a completion says, whatever its size; false if it makes no call.
+// Say returns what a completion says, whatever its size; false if it makes no call. One
+// of somebody who is to be forgotten says what it said before: older values are not to
+// come back for it.
 func Say(c *survey.Completion, r *Rules) (Said, bool) {
-	if r.ignored(c) != survey.NotIgnored {
+	if why := r.ignored(c); why != survey.NotIgnored && why != survey.Forgotten {
 		return Said{}, false
 	}
 	user, account := r.settled(c)

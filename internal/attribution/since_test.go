@@ -33,6 +33,8 @@ func TestWhatNewerCompletionsHaveSaidIsLeftOut(t *testing.T) {
 	plain := attribution.DefaultRules()
 	bob := answered("acc", "x", "a1")
 	bob.UserID = "bob"
+	forgetful := attribution.DefaultRules()
+	forgetful.Forgotten = map[string]struct{}{"bob": {}}
 	for _, c := range []struct {
 		rule  string
 		rules *attribution.Rules
@@ -49,6 +51,7 @@ func TestWhatNewerCompletionsHaveSaidIsLeftOut(t *testing.T) {
 		{"the account is another by now", &plain, answered("old", "x", "a1"), []survey.Completion{answered("old"), answered("new")}, []string{"identify  [refiner_x]", "withheld [refiner_a1]"}},
 		{"the account is the same again", &plain, answered("acc", "x", "a1"), []survey.Completion{answered("new"), answered("acc")}, []string{"identify acc [refiner_x]", "group acc [refiner_a1]"}},
 		{"other users count for the account alone", &plain, answered("acc", "x", "a1", "a2"), []survey.Completion{bob}, []string{"identify acc [refiner_x]", "group acc [refiner_a2]"}},
+		{"somebody to forget brings no older values back", &forgetful, answered("acc", "x", "a1", "a2"), []survey.Completion{bob}, []string{"identify acc [refiner_x]", "group acc [refiner_a2]"}},
 		{"a track tells what was, as it was", &tracked, answered("acc", "x"), []survey.Completion{answered("acc", "x")}, []string{"identify acc []", "track acc [refiner_x response_id]"}},
 	} {
 		older, ok := attribution.Say(&c.old, c.rules)

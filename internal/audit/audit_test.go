@@ -259,6 +259,35 @@ func TestAuditFinds(t *testing.T) {
 }
 
 // As if somebody had removed the receipt of a finished event.
+// Whatever had come of an event before its respondent was to be forgotten, and was not
+// committed, comes to nothing more, and that is no fault.
+func TestAuditOfForgottenRespondents(t *testing.T) {
+	t.Parallel()
+	forgotten := func(calls int) func(r *receipt.Receipt) {
+		return func(r *receipt.Receipt) {
+			r.Outcome, r.Reason, r.Calls = receipt.Ignored, "forgotten", r.Calls[:calls]
+		}
+	}
+	for name, do := range map[string]func(w *world, e *event){
+		"nothing was sent":                   func(w *world, e *event) { w.finish(e, forgotten(0)) },
+		"the identify was accepted":          func(w *world, e *event) { w.finish(e, forgotten(1)) },
+		"the same, and then a crash":         func(w *world, e *event) { w.finish(e, forgotten(1)); w.finish(e, forgotten(0)) },
+		"it was delivered, and then a crash": func(w *world, e *event) { w.finish(e); w.finish(e, forgotten(0)) },
+		"it was dead, and then a crash":      func(w *world, e *event) { w.bury(e); w.finish(e, dead); w.finish(e, forgotten(0)) },
+		"its letter alone was written":       func(w *world, e *event) { w.bury(e); w.finish(e, forgotten(1)) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			w := newWorld(t)
+			do(w, w.accept("acme", "x"))
+			w.commitAll()
+			if r := w.audit(func(*audit.Options) {}); !r.Sound() {
+				t.Errorf("got %+v", r.Findings)
+			}
+		})
+	}
+}
+
 func TestAuditFindsARemovedReceipt(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)

@@ -9,6 +9,7 @@ import (
 
 	"refinersource/internal/queue"
 	"refinersource/internal/receipt"
+	"refinersource/internal/survey"
 )
 
 // part is a partition's share of an audit: the events of the range, and the
@@ -347,7 +348,7 @@ func (p *part) compareLetter(e *entry, r *receipt.Receipt, at Position) {
 	switch letter := e.flags&flagLetter != 0; {
 	case r.Outcome == receipt.Dead && !letter && !p.lettersGone(r.FinishedAt):
 		p.finding(DeadWithoutLetter, e, r.Offset, at, "its receipt says that it is dead, and there is no letter of it")
-	case r.Outcome != receipt.Dead && letter:
+	case r.Outcome != receipt.Dead && letter && !forgets(r):
 		e.flags |= flagDisagree
 		p.finding(OutcomesDisagree, e, r.Offset, at, fmt.Sprintf("its receipt says that it is %s, and there is a dead letter of it", r.Outcome))
 	}
@@ -363,9 +364,16 @@ func (p *part) lettersGone(at time.Time) bool {
 	return false
 }
 
+// forgets reports whether a receipt says that the respondent was to be forgotten: whatever
+// came of the event before, it makes no calls any more.
+func forgets(r *receipt.Receipt) bool {
+	return r.Outcome == receipt.Ignored && r.Reason == string(survey.Forgotten)
+}
+
 // compare holds a repeated receipt against the first one.
 func (p *part) compare(e *entry, r *receipt.Receipt, at Position) {
 	switch {
+	case forgets(r):
 	case r.Outcome != e.outcome():
 		if e.flags&flagDisagree == 0 {
 			e.flags |= flagDisagree

@@ -102,10 +102,10 @@ type suspended struct {
 }
 
 // Users of a tenant that is to be suspended, and how many of a partition's cursors
-// are taken: 256 fit whatever the tags are.
+// are taken: 255 fit whatever the tags are.
 const (
 	placedUsers   = 5
-	cursorsWanted = 255
+	cursorsWanted = 254
 )
 
 // measureSuspended makes many tenants wait at once, in as many places as there is

@@ -83,6 +83,13 @@ func controls() []control {
 			w.h.Faults = append(w.h.Faults, checker.Fault{At: w.now, Until: w.pass(30 * second), Fault: "F26", Tenants: []string{"bolt"}})
 			w.deliver(e)
 		}, checker.Options{}, checker.Forgotten},
+		{"the same, an hour after a worker stood still", calm, func(w *world) {
+			e := w.event("acme", "u7", "e", 1)
+			w.forget("acme", "u7")
+			w.h.Faults = append(w.h.Faults, checker.Fault{At: w.pass(300 * second), Until: w.pass(second), Fault: "F4", Target: "worker-1"})
+			w.pass(3600 * second)
+			w.deliver(e)
+		}, checker.Options{}, checker.Forgotten},
 		{"a respondent is passed over who was not to be forgotten yet", calm, func(w *world) {
 			w.event("acme", "u7", "e", 1)
 			w.commitAll()

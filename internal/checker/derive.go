@@ -124,7 +124,9 @@ func derive(source string, raw []byte, r *rules, received time.Time) derived {
 		out.ignored = "anonymous"
 		return out
 	}
-	out.forgotten = c.user != "" && r.forgotten[c.user] || c.anonymous != "" && r.forgotten[c.anonymous]
+	if out.forgotten = r.forgotten[c.user]; c.user == "" {
+		out.forgotten = r.forgotten[c.anonymous]
+	}
 	if out.forgotten && r.forgottenAt == 0 {
 		out.ignored = "forgotten"
 		return out

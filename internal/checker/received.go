@@ -153,7 +153,7 @@ func (c *checking) forgets(r *Request) {
 		}
 		t := &c.tenants[e.tenant]
 		since := t.ForgottenAt
-		if c.fault(since, r.Begun, func(f *Fault) bool { return f.strikes(r.Worker) && f.ofWorkers() && f.about(t.ID) }, Frozen, AnswersLost) >= 0 {
+		if c.fault(max(since, r.Begun-int64(c.o.ForgetGrace)), r.Begun, func(f *Fault) bool { return f.strikes(r.Worker) && f.ofWorkers() && f.about(t.ID) }, Frozen, AnswersLost) >= 0 {
 			continue
 		}
 		c.breachOf(Forgotten, id, r.Begun, "its %s was sent %v after its respondent was to be forgotten",

@@ -121,7 +121,7 @@ func (c *call) admit(ctx context.Context, r *request) (*tenant.Tenant, pass) {
 		}
 		changed := func() bool {
 			now := c.to()
-			return now.Paused || now.Endpoint != t.Endpoint || !maps.EqualFunc(now.Rules.Forgotten, t.Rules.Forgotten, always)
+			return now != t && (now.Paused || now.Endpoint != t.Endpoint || !maps.Equal(now.Rules.Forgotten, t.Rules.Forgotten))
 		}
 		var err error
 		if before.held {
@@ -133,7 +133,7 @@ func (c *call) admit(ctx context.Context, r *request) (*tenant.Tenant, pass) {
 			if err = c.d.o.Pace(ctx, t, r.calls, c.o.CatchUp); !c.o.CatchUp && !c.o.Probe {
 				c.d.turns.sawLive()
 			}
-			if err == nil && p.probe == nil && !c.o.Probe && !r.alone && r.attempts == 0 {
+			if err == nil && p.probe == nil && !c.o.Probe && !r.alone && r.attempts == 0 && !changed() {
 				if p.trip, p.joined = c.d.together.join(ctx, c.tenant, late, c.selected(r.parts)); p.joined && p.trip.made {
 					p.end()
 					return c.to(), p
@@ -170,8 +170,6 @@ func forgets(t *tenant.Tenant, parts [][]attribution.Call) bool {
 		return len(calls) > 0 && t.Rules.Forgets(calls[0].UserID, calls[0].AnonymousID)
 	})
 }
-
-func always(struct{}, struct{}) bool { return true }
 
 // rest waits until the receiver may be asked again, or ends the call if that is
 // over its budget. A tenant whose host is down rests for as long as it takes, and

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"slices"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -236,6 +237,54 @@ func TestWhatIsToBeForgottenIsGivenBack(t *testing.T) {
 			})
 		})
 	}
+}
+
+// Nor does it travel with a request that was let go after the change.
+func TestWhatIsToBeForgottenJoinsNobody(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		r := &receiver{answer: always(ok)}
+		d := newDeliverer(t, delivery.Options{
+			Sender: r,
+			Pace: func(_ context.Context, _ *tenant.Tenant, calls int, _ bool) error {
+				if calls == 2 { // the other overtakes it there
+					time.Sleep(10 * time.Second)
+				}
+				return nil
+			},
+			Gate: func(context.Context) error {
+				time.Sleep(10 * time.Second)
+				return nil
+			},
+		})
+		began := time.Now()
+		plain := &tenant.Tenant{ID: "acme"}
+		forgetful := &tenant.Tenant{ID: "acme", Rules: attribution.Rules{Forgotten: map[string]struct{}{"ann": {}}}}
+		source := func() *tenant.Tenant {
+			if time.Since(began) >= 5*time.Second {
+				return forgetful
+			}
+			return plain
+		}
+		waits, other := parts(2), parts(1)
+		waits[1][0].UserID = "ann"
+		var both sync.WaitGroup
+		both.Go(func() {
+			if reports, _ := d.Deliver(t.Context(), source, waits, delivery.DeliverOptions{}); !slices.Equal(outcomes(reports), all(delivery.Abandoned, 2)) {
+				t.Errorf("%v, want both abandoned", outcomes(reports))
+			}
+		})
+		both.Go(func() {
+			time.Sleep(6 * time.Second)
+			if reports, _ := d.Deliver(t.Context(), source, other, delivery.DeliverOptions{}); !slices.Equal(outcomes(reports), all(delivery.Accepted, 1)) {
+				t.Errorf("%v, want the other accepted", outcomes(reports))
+			}
+		})
+		both.Wait()
+		if len(r.got) != 1 || len(r.got[0]) != 1 {
+			t.Errorf("sent %v, want the other alone", r.got)
+		}
+	})
 }
 
 func TestWaitsForPaceAndSlotAreNotOfTheBudget(t *testing.T) {

@@ -56,14 +56,14 @@ func (d *Deliverer) Deliver(ctx context.Context, to Source, parts [][]attributio
 // if that accepts them. It must not wait for long, since others that travel wait for it.
 //
 // What is to wait for something else does not join: a probe, and what is of a tenant that
-// is paused or at its rate limit. What the one that waits has to wait for yet, its gate and
+// is paused, at its rate limit, or to forget who made one of the parts. What the one that waits has to wait for yet, its gate and
 // its receiver, holds for all.
 func (d *Deliverer) Join(ctx context.Context, to Source, parts [][]attribution.Call, o DeliverOptions, done func([]Report, Verdict)) bool {
 	if len(parts) == 0 || o.Probe || ctx.Err() != nil {
 		return false
 	}
 	t := to()
-	if t.Paused {
+	if t.Paused || forgets(t, parts) {
 		return false
 	}
 	tenant := d.state.enterKnown(t)

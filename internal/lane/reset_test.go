@@ -12,7 +12,7 @@ import (
 func TestResetBackHasOneCursorOfATenantOrNone(t *testing.T) {
 	t.Parallel()
 	runs := []lane.Run{{Events: 1, State: lane.Pending}, {Events: 2, State: lane.Done}}
-	m := lane.Metadata{Partitions: 12, Owner: lane.Cut, RunsLeftOut: true, Cursors: []lane.Cursor{
+	m := lane.Metadata{Partitions: 12, Owner: lane.Cut, Installation: other, RunsLeftOut: true, Cursors: []lane.Cursor{
 		{Tag: acme, From: 10, Runs: runs, Until: 80, Since: at(1), Cause: lane.CauseThrottled},
 		{Tag: acme, Key: third, Split: 12, From: 60, Cause: lane.CauseSlow},
 		{Tag: other, Key: acme, Split: 20, From: 20, Cause: lane.CauseSlow},
@@ -30,7 +30,7 @@ func TestResetBackHasOneCursorOfATenantOrNone(t *testing.T) {
 		10: nil,
 	} {
 		got := m.Reset(100, to)
-		if diff := cmp.Diff(want, got.Cursors); diff != "" || got.Partitions != 12 || got.Owner != lane.Cut {
+		if diff := cmp.Diff(want, got.Cursors); diff != "" || got.Partitions != 12 || got.Owner != lane.Cut || got.Installation != other {
 			t.Errorf("back to %d: %+v, cursors (-want +got):\n%s", to, got, diff)
 		}
 		if forward := to >= 100; got.RunsLeftOut != forward {

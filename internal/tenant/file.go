@@ -111,6 +111,12 @@ func (f *File) load() (*Registry, error) {
 	if err != nil {
 		return nil, err
 	}
+	if now := f.current.Load(); now != nil && now.installation != r.installation {
+		return nil, fmt.Errorf("%s: %w", f.path, Faults{{
+			Field: "installation", Problem: fmt.Sprintf("is %q, and was %q", r.installation, now.installation),
+			Remedy: "change it while nothing runs: the commits of a consumer group carry it for good",
+		}})
+	}
 	f.current.Store(r)
 	return r, nil
 }

@@ -213,6 +213,36 @@ func TestWatchRunsOnceAtATime(t *testing.T) {
 	}
 }
 
+// The commits of a group carry the installation's name for good: while something runs, a
+// file with another one is refused, and the last good one stays in force.
+func TestInstallationKeepsItsNameWhileSomethingRuns(t *testing.T) {
+	t.Parallel()
+	path := filepath.Join(t.TempDir(), "tenants.yaml")
+	write(t, path, "installation: production\n"+oneTenant)
+	f := open(t, path)
+	changes := make(chan change, 16)
+	f.NoPolling()
+	ctx, cancel := context.WithCancel(t.Context())
+	var watching sync.WaitGroup
+	watching.Go(func() { _ = f.Watch(ctx, func(r *tenant.Registry, err error) { changes <- change{r, err} }) })
+	defer watching.Wait()
+	defer cancel()
+	for _, name := range []string{"installation: prod\n", ""} {
+		write(t, path, name+twoTenants)
+		var faults tenant.Faults
+		if c := <-changes; !errors.As(c.err, &faults) || len(faults) != 1 || faults[0].Field != "installation" {
+			t.Errorf("%q: got %v, want a fault of the installation", name, c.err)
+		}
+		if got := f.Current(); got.Len() != 1 || got.Installation() != "production" {
+			t.Errorf("%q: %d tenants of installation %q are in force", name, got.Len(), got.Installation())
+		}
+	}
+	write(t, path, "installation: production\n"+twoTenants)
+	if c := <-changes; c.err != nil || f.Current().Len() != 2 {
+		t.Errorf("got %v and %d tenants, want 2", c.err, f.Current().Len())
+	}
+}
+
 func TestOpenFileRefusesABrokenFile(t *testing.T) {
 	t.Parallel()
 	path := filepath.Join(t.TempDir(), "tenants.yaml")

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"refinersource/internal/attribution"
+	"refinersource/internal/lane"
 	"refinersource/internal/queue"
 	"refinersource/internal/segment"
 	"refinersource/internal/tenant"
@@ -125,4 +126,59 @@ func forgetting(t *testing.T, of *tenant.Registry, id tenant.ID, user string) *t
 		t.Fatal(err)
 	}
 	return r
+}
+
+// A letter that waits to be written is not, and what had no answer before does not keep
+// the next owner waiting.
+func TestWhatIsForgottenLeavesNothingBehind(t *testing.T) {
+	t.Parallel()
+	for name, answer := range map[string]segment.Result{
+		"a letter that is not written": {Class: segment.Refused, Status: 400},
+		"a request without an answer":  {Class: segment.Transient, Unknown: true, Err: errLost},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			inBubble(t, func(t *testing.T, w *world) {
+				var healed atomic.Bool
+				w.refuseLetters(func() bool { return !healed.Load() })
+				w.receiver.answer = func(_ tenant.ID, calls []attribution.Call) segment.Result {
+					if !healed.Load() && slices.ContainsFunc(calls, func(c attribution.Call) bool { return c.UserID == "user-1" }) {
+						return answer
+					}
+					return segment.Result{Class: segment.Canceled}
+				}
+				var inForce atomic.Pointer[tenant.Registry]
+				inForce.Store(w.tenants)
+				m := w.join(func(o *worker.Options) { o.Tenants = inForce.Load })
+				w.publish("acme", "user-2") // so that the receiver is known to take others
+				w.until("the first to be delivered", w.settled)
+				w.publish("acme", "user-1")
+				time.Sleep(700 * time.Millisecond)
+				inForce.Store(forgetting(t, w.tenants, "acme", "user-1"))
+				time.Sleep(time.Minute)
+				healed.Store(true)
+				w.until("nothing to be left", w.settled)
+				if n := len(w.letters()); n > 0 {
+					t.Errorf("%d dead letters were written", n)
+				}
+				m.mu.Lock()
+				for _, f := range m.finished {
+					if want := f.EventID == "r-user-1-1"; want != (f.Outcome == worker.Ignored && f.Reason == "forgotten") {
+						t.Errorf("event %s ended %s, %q", f.EventID, f.Outcome, f.Reason)
+					}
+				}
+				m.mu.Unlock()
+				m.terminate()
+				committed, err := w.log.Committed(t.Context(), "group", w.topics.Events())
+				if err != nil {
+					t.Fatal(err)
+				}
+				for partition, c := range committed {
+					if d, err := lane.Decode(c.Metadata); err != nil || d.Owner != lane.Clean {
+						t.Errorf("partition %d: the last owner left it %v (%v), want clean", partition, d.Owner, err)
+					}
+				}
+			})
+		})
+	}
 }

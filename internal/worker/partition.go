@@ -144,7 +144,9 @@ func (p *partition) run(fetching, attempts context.Context) {
 	}
 	if p.replay == nil || !p.replay.over {
 		running.Go(func() {
-			if p.prepare(fetching) {
+			// Nothing is read before a commit of this generation was made: what makes no
+			// call waits for nothing, and would have a receipt before.
+			if p.w.gate(fetching) == nil && p.prepare(fetching) {
 				p.fetch(fetching, live)
 			}
 		})

@@ -177,7 +177,7 @@ func (p *partition) conclude(ctx context.Context, d *done, source delivery.Sourc
 			e.step = r.Parts[i].Step
 		case delivery.Abandoned:
 			d.outcomes[i] = lane.Abandoned
-			d.cut = d.cut || report.Unknown
+			d.cut = d.cut || report.Unknown && ctx.Err() != nil // else it is handed out again
 		}
 	}
 	if guilty {

@@ -2,7 +2,9 @@ package worker_test
 
 import (
 	"errors"
+	"fmt"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -169,6 +171,30 @@ func TestGroupThatHasLostItsCommitsIsRefused(t *testing.T) {
 		m.terminate()
 		m = w.join(without) // it has commits now
 		m.terminate()
+	})
+}
+
+// A new group whose coordinator does not take commits at first has none when its first
+// worker is gone, and no receipts either, so that it is not taken for one that lost them.
+func TestNewGroupIsNotTakenForOneThatLostItsCommits(t *testing.T) {
+	t.Parallel()
+	inBubble(t, func(t *testing.T, w *world) {
+		for u := range 10 { // they make no calls, and so wait for nothing
+			user := fmt.Sprintf("user-%d", u)
+			w.publishRaw("acme", user, survey.RefinerWebhook, fmt.Appendf(nil, `{"remote_id":%q}`, user))
+		}
+		var hold atomic.Bool
+		hold.Store(true)
+		w.holdCommits(hold.Load)
+		m := w.join()
+		time.Sleep(3 * time.Second)
+		m.crash()
+		hold.Store(false)
+		time.Sleep(time.Minute)
+		second := w.join()
+		w.until("all to be ignored", w.settled)
+		second.terminate()
+		m.bury()
 	})
 }
 

@@ -13,6 +13,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"runtime"
 	"slices"
 	"sync"
@@ -88,8 +89,8 @@ type Options struct {
 	// has an equal share, if that is less than its limit. 0 is DefaultMemory. Events of
 	// lanes that are behind take as much again.
 	Memory int
-	// CommitInterval is the time between two commits while there is progress;
-	// at most a second.
+	// CommitInterval is the most time between two commits; at most 300 ms, half of the
+	// least that a lease is good for.
 	CommitInterval time.Duration
 	// RequestTimeout is the longest that one request takes, as Delivery's sender sees
 	// to it; 0 is DefaultRequestTimeout. No request starts when the last acknowledged
@@ -140,8 +141,8 @@ func (o Options) Validate() error {
 	if o.Letters == nil {
 		errs = append(errs, errors.New("worker: Letters is missing"))
 	}
-	if o.CommitInterval < 0 || o.CommitInterval > time.Second {
-		errs = append(errs, fmt.Errorf("worker: CommitInterval is %v; give at most 1s", o.CommitInterval))
+	if o.CommitInterval < 0 || o.CommitInterval > leaseLeast/2 {
+		errs = append(errs, fmt.Errorf("worker: CommitInterval is %v; give at most %v", o.CommitInterval, leaseLeast/2))
 	}
 	if session := o.GroupOptions.SessionTimeout; session != 0 && o.RequestTimeout > session/2 {
 		errs = append(errs, fmt.Errorf("worker: RequestTimeout is %v; give at most half of the session timeout %v", o.RequestTimeout, session))
@@ -327,11 +328,7 @@ func (w *Worker) generation(ctx context.Context, g *queue.Generation) {
 	defer stopFetching(nil)
 	defer stopAttempts(nil)
 
-	err := w.checkPartitions(fetching, g)
-	if err == nil {
-		err = w.checkCommits(fetching, g)
-	}
-	if err != nil {
+	if err := w.check(fetching, g); err != nil {
 		switch {
 		case fetching.Err() != nil:
 		case errors.Is(err, ErrPartitions), errors.Is(err, ErrNoCommits), errors.Is(err, ErrInstallation):
@@ -419,18 +416,45 @@ func (w *Worker) sessionTimeout() time.Duration {
 	return queue.DefaultSessionTimeout
 }
 
+// check refuses to work where what the group has committed says that this would break the
+// promise.
+func (w *Worker) check(ctx context.Context, g *queue.Generation) error {
+	committed, err := w.o.Log.Committed(ctx, w.o.Group, w.o.Topics.Events())
+	if err != nil {
+		return fmt.Errorf("read the group's commits: %w", err)
+	}
+	if err := w.checkInstallation(committed); err != nil {
+		return err
+	}
+	if err := w.checkPartitions(ctx, g, committed); err != nil {
+		return err
+	}
+	return w.checkCommits(ctx, g)
+}
+
+// checkInstallation refuses to work in the group of another installation, whose tenants
+// have other endpoints and keys.
+func (w *Worker) checkInstallation(committed map[int]queue.Committed) error {
+	for partition, c := range committed {
+		m, err := lane.Decode(c.Metadata)
+		if err != nil || m.Installation == (lane.Tag{}) || m.Installation == w.installation() {
+			continue // what cannot be understood is refused by its partition
+		}
+		return fmt.Errorf("%w: the commit of partition %d of %s in group %s is of another installation than that of this tenants file (installation: %q). "+
+			"Give the file that works in this group, or a --group of its own",
+			ErrInstallation, partition, w.o.Topics.Events(), w.o.Group, w.o.Tenants().Installation())
+	}
+	return nil
+}
+
 // checkPartitions refuses to work when the topic's number of partitions has
 // changed while events of before are not delivered: users have moved to other
 // partitions, where their later events would overtake.
-func (w *Worker) checkPartitions(ctx context.Context, g *queue.Generation) error {
+func (w *Worker) checkPartitions(ctx context.Context, g *queue.Generation, committed map[int]queue.Committed) error {
 	if w.o.AcceptPartitions == g.Partitions {
 		return nil
 	}
 	topic := w.o.Topics.Events()
-	committed, err := w.o.Log.Committed(ctx, w.o.Group, topic)
-	if err != nil {
-		return fmt.Errorf("read the group's commits: %w", err)
-	}
 	bounds, err := w.o.Log.Bounds(ctx, topic)
 	if err != nil {
 		return fmt.Errorf("read the ends of the log: %w", err)
@@ -453,47 +477,43 @@ func (w *Worker) checkPartitions(ctx context.Context, g *queue.Generation) error
 		ErrPartitions, topic, g.Partitions, before, waiting, g.Partitions)
 }
 
-// checkCommits refuses to work in the group of another installation, whose tenants have
-// other endpoints and keys; and on a partition of which the group has no commit, but the
+// checkCommits refuses to work on a partition of which the group has no commit, but the
 // topic of receipts has had some: its commits were deleted, or have expired while no
 // worker ran, or this is another group than the one that worked here before. To begin
-// at the start of the log would send everything again that it still has.
+// at the start of the log would send everything again that it still has. There is no
+// receipt before the first commit: until then nothing is read.
 func (w *Worker) checkCommits(ctx context.Context, g *queue.Generation) error {
-	for _, a := range g.Assignments {
-		m, err := lane.Decode(a.Metadata)
-		if err != nil || m.Installation == (lane.Tag{}) || m.Installation == w.installation() {
-			continue // what cannot be understood is refused by its partition
-		}
-		return fmt.Errorf("%w: the commit of partition %d of %s in group %s is of another installation than that of this tenants file (installation: %q). "+
-			"Give the file that works in this group, or a --group of its own",
-			ErrInstallation, a.Partition, w.o.Topics.Events(), w.o.Group, w.o.Tenants().Installation())
-	}
 	if w.o.Anew || !w.o.Receipts || w.o.Replay != nil {
 		return nil
 	}
-	var without []int
-	events := int64(0)
+	events := make(map[int]int64) // of the partitions without a commit
 	for _, a := range g.Assignments {
 		if !a.Committed && a.End > a.Start {
-			without = append(without, a.Partition)
-			events += int64(a.End - a.Start)
+			events[a.Partition] = int64(a.End - a.Start)
 		}
 	}
-	if len(without) == 0 {
+	if len(events) == 0 {
 		return nil
 	}
 	bounds, err := w.o.Log.Bounds(ctx, w.o.Topics.Receipts())
 	if err != nil {
 		return fmt.Errorf("read the ends of the receipts: %w", err)
 	}
-	worked := slices.DeleteFunc(without, func(partition int) bool { return bounds[partition].End == 0 })
+	again := int64(0)
+	var worked []int
+	for _, partition := range slices.Sorted(maps.Keys(events)) {
+		if bounds[partition].End > 0 {
+			worked = append(worked, partition)
+			again += events[partition]
+		}
+	}
 	if len(worked) == 0 {
 		return nil // a new group, in a new installation
 	}
 	return fmt.Errorf("%w: group %s has none of partitions %v of %s, although there are receipts of their events. They were deleted, or have expired "+
 		"while no worker ran (offsets.retention.minutes of the brokers); or the group's name is another one than before. `offsets reset --to-time` "+
 		"or --to-latest says where to go on; --from earliest begins at the start of the log, and sends %d events again",
-		ErrNoCommits, w.o.Group, worked, w.o.Topics.Events(), events)
+		ErrNoCommits, w.o.Group, worked, w.o.Topics.Events(), again)
 }
 
 // installation is the tag of the installation that the tenants file names; zero if it
