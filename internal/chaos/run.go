@@ -219,7 +219,7 @@ const (
 	probeAfter  = 5 * time.Second
 )
 
-// fence is Options.Fence: a worker has a lease of 1.5 s, and its session takes 12 s.
+// fence is Options.Fence: a worker has a lease of 0.6 to 1.5 s, and its session takes 12 s.
 const fence = 8 * time.Second
 
 // run is a run under way.

@@ -39,6 +39,17 @@ func FirstOutcomes() []lane.Outcome {
 	return prepareTwo(lane.Request[struct{}]{}, true, 0).outcomes
 }
 
+// PrepareLetter prepares a request for the dead letter of an event of a user, and says what
+// becomes of it and whether there is a letter yet.
+func PrepareLetter(user string, tenants *tenant.Registry) (outcome lane.Outcome, letter bool) {
+	e := &event{
+		tenant: &tenant.Tenant{ID: "acme"}, letter: new(deadletter.Letter),
+		steps: [][]attribution.Call{{{UserID: user}}},
+	}
+	d := prepare(lane.Request[*event]{Lane: "acme", Parts: []lane.Part[*event]{{Item: &lane.Item[*event]{Event: lane.Event[*event]{Payload: e}}}}}, tenants)
+	return d.outcomes[0], e.letter != nil
+}
+
 func prepareTwo(r lane.Request[struct{}], letter bool, gap time.Duration) *done {
 	two := lane.Request[*event]{Lane: "acme", Probe: r.Probe, Alone: r.Alone, Behind: r.Behind}
 	for range 2 {

@@ -182,3 +182,20 @@ func TestWhatIsForgottenLeavesNothingBehind(t *testing.T) {
 		})
 	}
 }
+
+// An event that is to become a dead letter is ignored instead: without one in the log it
+// must not count as dead.
+func TestNoLetterIsWrittenOfTheForgotten(t *testing.T) {
+	t.Parallel()
+	acme := tenant.Tenant{ID: "acme", WriteKey: tenant.NewSecret("k"), Rules: attribution.DefaultRules()}
+	all, err := tenant.NewRegistry(acme)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if outcome, letter := worker.PrepareLetter("ann", all); outcome != lane.Abandoned || !letter {
+		t.Errorf("of anybody: %v, letter %v", outcome, letter)
+	}
+	if outcome, letter := worker.PrepareLetter("ann", forgetting(t, all, "acme", "ann")); outcome != lane.Ended || letter {
+		t.Errorf("of the forgotten: %v, letter %v, want it ended without one", outcome, letter)
+	}
+}
