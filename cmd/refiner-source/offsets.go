@@ -86,7 +86,8 @@ func newOffsetsShow() *cobra.Command {
 	return cmd
 }
 
-// tenantNames are the tenants of the file, if there is one, by their tags.
+// tenantNames are the tenants of the file, if there is one, and its installation, by their
+// tags.
 func tenantNames(file string) (map[lane.Tag]tenant.ID, error) {
 	if file == "" {
 		return nil, nil
@@ -99,6 +100,9 @@ func tenantNames(file string) (map[lane.Tag]tenant.ID, error) {
 	for t := range r.All() {
 		names[lane.TagOf(string(t.ID))] = t.ID
 	}
+	if name := r.Installation(); name != "" {
+		names[lane.TagOf(name)] = tenant.ID(name)
+	}
 	return names, nil
 }
 
@@ -106,6 +110,9 @@ func tenantNames(file string) (map[lane.Tag]tenant.ID, error) {
 type offsetsReport struct {
 	Group string `json:"group"`
 	Topic string `json:"topic"`
+	// Installation is whose group it is, by the commits: its name if the tenants file has
+	// it, else its tag; absent if it has no name.
+	Installation string `json:"installation,omitzero"`
 	// RetentionSeconds is how long events are kept; absent if for ever.
 	RetentionSeconds *int64            `json:"retention_seconds,omitzero"`
 	RetentionBytes   *int64            `json:"retention_bytes,omitzero"` // of a partition; absent if not bounded
@@ -175,6 +182,9 @@ func (g *groupView) report(ctx context.Context) (*offsetsReport, error) {
 	for partition := range len(bounds) {
 		c, found := committed[partition]
 		p, cursors := g.partition(partition, c, found, bounds[partition], len(bounds))
+		if m, err := lane.Decode(c.Metadata); err == nil && m.Installation != (lane.Tag{}) {
+			r.Installation = cmp.Or(string(g.names[m.Installation]), "tag "+m.Installation.String())
+		}
 		r.Partitions = append(r.Partitions, p)
 		r.Suspended = append(r.Suspended, cursors...)
 	}
@@ -337,6 +347,9 @@ func (r *offsetsReport) print(out io.Writer, output string) error {
 		_, _ = fmt.Fprintf(w, "%d\t%s\t%d\t%d\t%s\t%s\n", p.Partition, commit, p.End, p.Lag, cmp.Or(p.Owner, "-"), cmp.Or(p.Error, "-"))
 	}
 	_, _ = fmt.Fprintln(w)
+	if r.Installation != "" {
+		_, _ = fmt.Fprintf(w, "The group is of installation %s.\n", r.Installation)
+	}
 	if len(r.Suspended) == 0 {
 		_, _ = fmt.Fprintln(w, "No tenant waits.")
 		return w.Flush()

@@ -312,3 +312,23 @@ func TestOffsetsShowWaitsForTheGroupsCoordinator(t *testing.T) {
 		t.Errorf("it ended with %d, %q and %q, refused %d times", code, out, said, len(asked))
 	}
 }
+
+func TestOffsetsShowTellsWhoseGroupItIs(t *testing.T) {
+	t.Parallel()
+	w := newOffsetsWorld(t, "604800000")
+	w.publish(t, 1, time.Now())
+	w.commit(t, 0, 0, metadata(t, lane.Metadata{Partitions: 3}))
+	w.commit(t, 1, 0, metadata(t, lane.Metadata{Partitions: 3, Installation: lane.TagOf("production")}))
+	named := filepath.Join(t.TempDir(), "named.yaml")
+	if err := os.WriteFile(named, []byte("installation: production\ntenants:\n  - {id: acme, write_key: secret, auth: none}\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for file, want := range map[string]string{named: "production", w.tenants: "tag " + lane.TagOf("production").String()} {
+		if got, _ := w.showJSON(t, "--tenants", file); got.Installation != want {
+			t.Errorf("with %s: installation %q, want %q", file, got.Installation, want)
+		}
+		if out, _, _ := w.show(t, "--tenants", file); !strings.Contains(out, "The group is of installation "+want+".") {
+			t.Errorf("with %s the table lacks %q:\n%s", file, want, out)
+		}
+	}
+}

@@ -9,7 +9,6 @@ import (
 
 	"refinersource/internal/queue"
 	"refinersource/internal/receipt"
-	"refinersource/internal/survey"
 )
 
 // part is a partition's share of an audit: the events of the range, and the
@@ -367,7 +366,7 @@ func (p *part) lettersGone(at time.Time) bool {
 // forgets reports whether a receipt says that the respondent was to be forgotten: whatever
 // came of the event before, it makes no calls any more.
 func forgets(r *receipt.Receipt) bool {
-	return r.Outcome == receipt.Ignored && r.Reason == string(survey.Forgotten)
+	return r.Outcome == receipt.Ignored && r.Reason == receipt.Forgotten
 }
 
 // compare holds a repeated receipt against the first one.

@@ -32,6 +32,10 @@ const (
 	Ignored   Outcome = "ignored"
 )
 
+// Forgotten is the reason of an ignored event whose respondent was to be forgotten when it
+// would have been sent: it may have had another outcome before, which was not committed.
+const Forgotten = "forgotten"
+
 // Outcomes returns all outcomes.
 func Outcomes() []Outcome { return []Outcome{Delivered, Dead, Ignored} }
 
