@@ -178,7 +178,7 @@ func TestGroupThatHasLostItsCommitsIsRefused(t *testing.T) {
 // worker is gone, and no receipts either, so that it is not taken for one that lost them.
 func TestNewGroupIsNotTakenForOneThatLostItsCommits(t *testing.T) {
 	t.Parallel()
-	inBubble(t, func(t *testing.T, w *world) {
+	inBubble(t, func(_ *testing.T, w *world) {
 		for u := range 10 { // they make no calls, and so wait for nothing
 			user := fmt.Sprintf("user-%d", u)
 			w.publishRaw("acme", user, survey.RefinerWebhook, fmt.Appendf(nil, `{"remote_id":%q}`, user))
