@@ -304,6 +304,25 @@ func TestWhatThePromiseAllowsForIsNoBreach(t *testing.T) {
 			w.deliver(b)
 			w.trim = true
 		}, checker.Options{}, func(r *checker.Report) int { return r.Trimmed }, 1},
+		{"a sequence that had begun anew, cut short by retention", calm, func(w *world) {
+			a, b := w.event("acme", "u7", "a", 1), w.event("acme", "u7", "b", 2)
+			w.deliver(a)
+			w.deliver(b)
+			w.kill()
+			w.deliver(a)
+			w.h.Faults = append(w.h.Faults, checker.Fault{At: w.now, Fault: "F38"})
+			w.trim = true
+		}, checker.Options{}, func(r *checker.Report) int { return r.Repeats.Takeover + r.Repeats.Continued }, 2},
+		{"a takeover, and after it a late copy", calm, func(w *world) {
+			e := w.event("acme", "u7", "e", 1)
+			w.deliver(e)
+			w.post("acme", "survey-event", "u7", w.h.Log[len(w.h.Log)-1].Value)
+			w.kill()
+			w.deliver(e)
+			w.commitAll()
+			w.pass(second)
+			w.deliver(e)
+		}, checker.Options{CopyWindow: -1}, func(r *checker.Report) int { return r.Repeats.Calls }, 4},
 		{"nobody knows the answer", calm, func(w *world) {
 			w.h.Sent = append(w.h.Sent, checker.Sent{At: w.now, Tenant: "acme", Body: []byte("x")})
 		}, checker.Options{}, func(r *checker.Report) int { return r.Unanswered }, 1},

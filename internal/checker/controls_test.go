@@ -311,6 +311,16 @@ func controls() []control {
 			w.deliver(a, b)
 			w.deliver(a)
 		}, checker.Options{}, checker.Convergence},
+		{"the same, though retention took it before", calm, func(w *world) {
+			w.h.Faults = append(w.h.Faults, checker.Fault{At: w.pass(second), Fault: "F38"})
+			w.pass(second)
+			a, b := w.event("acme", "u7", "a", 1), w.event("acme", "u7", "b", 2)
+			w.deliver(a)
+			w.deliver(b)
+			w.kill()
+			w.deliver(a)
+			w.trim = true
+		}, checker.Options{}, checker.Convergence},
 
 		// Commits
 		{"one too far", calm, func(w *world) {

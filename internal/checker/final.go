@@ -2,6 +2,7 @@ package checker
 
 import (
 	"fmt"
+	"math"
 	"slices"
 	"time"
 )
@@ -163,10 +164,16 @@ func (c *checking) converged() {
 				worst = max(worst, by[of])
 			}
 		}
-		if worst >= 0 {
+		if worst >= 0 && !c.cutShort(c.calls[worst].event, order[len(order)-1]) {
 			c.breachOf(Convergence, c.calls[worst].event, 0, "the receiver ends with an older value than that of its %s", kindNames[c.calls[worst].kind])
 		}
 	}
+}
+
+// cutShort reports whether retention may have taken an event before it came again, behind
+// the call that was applied last of its key: a sequence that had begun anew.
+func (c *checking) cutShort(event, last int32) bool {
+	return c.trimmed(&c.events[event]) && c.during(c.calls[last].begun, math.MaxInt64, "", Trimmed)
 }
 
 func (c *checking) foldedOf(at int32) []folded {

@@ -36,8 +36,9 @@ func (c *checking) apply(r *Request, at int32, early bool) {
 		// It was given up, and the commit that says so is not there: the sequence
 		// begins anew with it.
 		k.next = cl.seq + 1
-	case e.letter && c.copied(at, r):
+	case e.letter && c.hasCopy(at, r):
 		// It was given up, and came again as a late copy, of which no worker could know.
+		c.again[at] = c.again[at][1:]
 		stray = true
 	default:
 		// The overtaking has been reported, but for what was given up.
@@ -110,7 +111,11 @@ func (c *checking) repeated(r *Request, at int32, k *key) (stray bool) {
 	n := &c.report.Repeats
 	c.count(cl)
 	switch {
-	case c.copied(at, r):
+	case c.hasCopy(at, r):
+		// It may be the event itself that came again: then the copy is still to come.
+		if !c.caused(at, r, k) {
+			c.again[at] = c.again[at][1:]
+		}
 		n.Copies++
 		return true
 	case r.Begun < cl.begun:
@@ -341,13 +346,21 @@ func (p *committed) before(when Time) int {
 	return low
 }
 
-// copied takes a late copy of a call that was in the log when a request was made; false
-// if there is none.
-func (c *checking) copied(at int32, r *Request) bool {
+// hasCopy reports whether a late copy of a call was in the log when a request was made,
+// and has not come yet.
+func (c *checking) hasCopy(at int32, r *Request) bool {
 	left := c.again[at]
-	if len(left) == 0 || left[0] > r.Begun+int64(c.o.ClockSlack) {
-		return false
-	}
-	c.again[at] = left[1:]
-	return true
+	return len(left) > 0 && left[0] <= r.Begun+int64(c.o.ClockSlack)
+}
+
+// caused reports whether there is a cause for a call to come again in a request, other
+// than a copy in the log.
+func (c *checking) caused(at int32, r *Request, k *key) bool {
+	cl := &c.calls[at]
+	since := cl.begun - int64(c.o.Settle)
+	return c.inDoubt(at, k) ||
+		c.during(since, r.Begun, "", Unclean) && c.uncommitted(at, r.Begun, false) ||
+		c.any(Unclean, Restart) && c.uncommitted(at, r.Begun, true) ||
+		c.during(since, r.Begun, "", Trimmed) && c.torn(at, r.Begun) ||
+		c.during(0, r.Begun, c.tenants[c.events[cl.event].tenant].ID, Rewind)
 }
