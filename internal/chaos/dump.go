@@ -300,7 +300,10 @@ func cursorsIn(metadata string) (int, error) {
 	if n <= 0 {
 		return 0, errors.New("its metadata is broken")
 	}
-	count, n := binary.Uvarint(raw[1+n:])
+	if raw[0]&32 != 0 { // the installation
+		n += len(cursorTag{})
+	}
+	count, n := binary.Uvarint(raw[min(1+n, len(raw)):])
 	if n <= 0 || count > 4096 {
 		return 0, errors.New("its metadata is broken")
 	}

@@ -70,7 +70,10 @@ func waitersIn(metadata string) ([]waiter, error) {
 		b = b[n:]
 		return v
 	}
-	varint() // partitions
+	varint()           // partitions
+	if flags&32 != 0 { // the installation
+		b = b[min(len(cursorTag{}), len(b)):]
+	}
 	count := varint()
 	if count > 4096 {
 		return nil, errBroken

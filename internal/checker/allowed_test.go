@@ -323,6 +323,17 @@ func TestWhatThePromiseAllowsForIsNoBreach(t *testing.T) {
 			w.pass(second)
 			w.deliver(e)
 		}, checker.Options{CopyWindow: -1}, func(r *checker.Report) int { return r.Repeats.Calls }, 4},
+		{"a late copy that comes again after a takeover", calm, func(w *world) {
+			e := w.event("acme", "u7", "e", 1)
+			w.deliver(e)
+			w.commitAll()
+			w.post("acme", "survey-event", "u7", w.h.Log[len(w.h.Log)-1].Value)
+			w.pass(second)
+			w.deliver(e)
+			w.kill()
+			w.deliver(e)
+			w.commitAll()
+		}, checker.Options{CopyWindow: -1}, func(r *checker.Report) int { return r.Repeats.Copies }, 4},
 		{"nobody knows the answer", calm, func(w *world) {
 			w.h.Sent = append(w.h.Sent, checker.Sent{At: w.now, Tenant: "acme", Body: []byte("x")})
 		}, checker.Options{}, func(r *checker.Report) int { return r.Unanswered }, 1},

@@ -194,7 +194,7 @@ type checking struct {
 	keyCalls []int32 // of every key, its calls in the order of the log
 
 	traits []folded
-	again  map[int32][]Time // calls that late copies may bring again, and when these came
+	again  map[int32][]lateCopy // calls that late copies may bring again
 
 	dead     []letter
 	evidence map[int32]*evidence // of the events with a letter
@@ -307,6 +307,14 @@ type key struct {
 	high      int32 // behind the furthest that was applied
 	fault     int32 // the cause of what came again of it last, counted from 1; 0 if none
 	inverted  bool  // what was applied last is not in the order of the log
+}
+
+// lateCopy is a copy in the log that may be delivered, and that like any event may come
+// again after a takeover.
+type lateCopy struct {
+	event int32
+	came  Time
+	used  Time // when a request was taken for its delivery first; 0 if none was
 }
 
 // folded is a trait of a call, as a fold over one key's calls needs it: hashes

@@ -305,6 +305,16 @@ func controls() []control {
 			w.trim = true
 		}, checker.Options{}, checker.Order},
 
+		{"a late copy that comes twice", calm, func(w *world) {
+			e := w.event("acme", "u7", "e", 1)
+			w.deliver(e)
+			w.post("acme", "survey-event", "u7", w.h.Log[len(w.h.Log)-1].Value)
+			w.pass(second)
+			w.deliver(e)
+			w.deliver(e)
+			w.commitAll()
+		}, checker.Options{CopyWindow: -1}, checker.Duplicates},
+
 		// Convergence
 		{"what begins anew stops in the middle", rough, func(w *world) {
 			a, b := w.event("acme", "u7", "a", 1), w.event("acme", "u7", "b", 2)

@@ -42,7 +42,7 @@ func (c *checking) index() bool {
 	}
 	c.laneOf = make(map[laneID]int32)
 	c.callOf = make(map[uuid]int32)
-	c.again = make(map[int32][]Time)
+	c.again = make(map[int32][]lateCopy)
 	x := indexing{
 		checking: c, keyOf: make(map[string]int32), copies: make(map[origin]int32), seed: maphash.MakeSeed(),
 	}
@@ -212,7 +212,7 @@ func (x *indexing) copied(e *event, tenant, id int32) bool {
 	near := before.partition == e.partition && e.offset-before.offset <= x.o.CopyWindow && !x.trimmed(before)
 	for i := range int32(e.calls) {
 		if !near {
-			x.again[e.first+i] = append(x.again[e.first+i], e.accepted)
+			x.again[e.first+i] = append(x.again[e.first+i], lateCopy{event: id, came: e.accepted})
 		}
 	}
 	return true

@@ -36,9 +36,11 @@ func (c *checking) apply(r *Request, at int32, early bool) {
 		// It was given up, and the commit that says so is not there: the sequence
 		// begins anew with it.
 		k.next = cl.seq + 1
-	case e.letter && c.hasCopy(at, r):
+	case e.letter && c.copyOf(at, r) != nil:
 		// It was given up, and came again as a late copy, of which no worker could know.
-		c.again[at] = c.again[at][1:]
+		if l := c.copyOf(at, r); l.used == 0 {
+			l.used = r.Begun
+		}
 		stray = true
 	default:
 		// The overtaking has been reported, but for what was given up.
@@ -111,10 +113,10 @@ func (c *checking) repeated(r *Request, at int32, k *key) (stray bool) {
 	n := &c.report.Repeats
 	c.count(cl)
 	switch {
-	case c.hasCopy(at, r):
+	case c.copyOf(at, r) != nil:
 		// It may be the event itself that came again: then the copy is still to come.
-		if !c.caused(at, r, k) {
-			c.again[at] = c.again[at][1:]
+		if l := c.copyOf(at, r); l.used == 0 && !c.caused(at, r, k) {
+			l.used = r.Begun
 		}
 		n.Copies++
 		return true
@@ -252,8 +254,13 @@ type committed struct {
 // takes over has to make a call: its event is not done by that. With forgotten, it
 // is so only because the commit had no room for all that it knew.
 func (c *checking) uncommitted(at int32, when Time, forgotten bool) bool {
-	cl := &c.calls[at]
-	e := &c.events[cl.event]
+	return c.unfinishedBy(c.calls[at].event, c.calls[at].kind, when, forgotten)
+}
+
+// unfinishedBy is uncommitted of an event's calls of a kind, where the event may be a copy
+// of another, whose calls are these.
+func (c *checking) unfinishedBy(event int32, kind uint8, when Time, forgotten bool) bool {
+	e := &c.events[event]
 	k, meta := c.lastCommit(int(e.partition), when)
 	if k == nil {
 		return !forgotten
@@ -277,9 +284,9 @@ func (c *checking) uncommitted(at int32, when Time, forgotten bool) bool {
 	case done:
 		return false
 	case afterFirst:
-		return cl.kind != identify
+		return kind != identify
 	case afterSecond:
-		return cl.kind == track
+		return kind == track
 	default:
 		return true
 	}
@@ -346,11 +353,23 @@ func (p *committed) before(when Time) int {
 	return low
 }
 
-// hasCopy reports whether a late copy of a call was in the log when a request was made,
-// and has not come yet.
-func (c *checking) hasCopy(at int32, r *Request) bool {
-	left := c.again[at]
-	return len(left) > 0 && left[0] <= r.Begun+int64(c.o.ClockSlack)
+// copyOf is a late copy of a call that was in the log when a request was made, and that
+// may be what it delivers: it has not come yet, or comes again after a takeover. nil if
+// there is none.
+func (c *checking) copyOf(at int32, r *Request) *lateCopy {
+	all := c.again[at]
+	for i := range all {
+		l := &all[i]
+		if l.came > r.Begun+int64(c.o.ClockSlack) {
+			return nil
+		}
+		kind, tenant := c.calls[at].kind, c.tenants[c.events[c.calls[at].event].tenant].ID
+		if l.used == 0 || c.during(l.used-int64(c.o.Settle), r.Begun, tenant, Unclean, AnswersLost) && c.unfinishedBy(l.event, kind, r.Begun, false) ||
+			c.any(Unclean, Restart) && c.unfinishedBy(l.event, kind, r.Begun, true) {
+			return l
+		}
+	}
+	return nil
 }
 
 // caused reports whether there is a cause for a call to come again in a request, other

@@ -289,10 +289,14 @@ func cursors(metadata string) int {
 	if !ok || err != nil || len(b) < 2 {
 		return -1
 	}
-	b = b[1:] // the flags
+	flags := b[0]
+	b = b[1:]
 	_, n := binary.Uvarint(b)
 	if n <= 0 {
 		return -1
+	}
+	if flags&32 != 0 { // the installation
+		n = min(n+6, len(b))
 	}
 	count, n := binary.Uvarint(b[n:])
 	if n <= 0 {
