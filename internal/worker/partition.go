@@ -144,9 +144,7 @@ func (p *partition) run(fetching, attempts context.Context) {
 	}
 	if p.replay == nil || !p.replay.over {
 		running.Go(func() {
-			// Nothing is read before a commit of this generation was made: what makes no
-			// call waits for nothing, and would have a receipt before.
-			if p.w.gate(fetching) == nil && p.prepare(fetching) {
+			if p.prepare(fetching) {
 				p.fetch(fetching, live)
 			}
 		})

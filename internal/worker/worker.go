@@ -387,7 +387,13 @@ func (w *Worker) generation(ctx context.Context, g *queue.Generation) {
 	for _, p := range commits.partitions {
 		working.Go(func() { p.run(fetching, attempts) })
 		if p.receipts != nil {
-			writers.Go(func() { p.receipts.write(writing) })
+			writers.Go(func() {
+				// There is none before a commit was made (checkCommits): what makes no call
+				// is finished as soon as it is read.
+				if w.gate(writing) == nil {
+					p.receipts.write(writing)
+				}
+			})
 		}
 	}
 	working.Go(func() { w.readEnds(fetching) })
@@ -481,7 +487,7 @@ func (w *Worker) checkPartitions(ctx context.Context, g *queue.Generation, commi
 // topic of receipts has had some: its commits were deleted, or have expired while no
 // worker ran, or this is another group than the one that worked here before. To begin
 // at the start of the log would send everything again that it still has. There is no
-// receipt before the first commit: until then nothing is read.
+// receipt before the first commit: until then none is written.
 func (w *Worker) checkCommits(ctx context.Context, g *queue.Generation) error {
 	if w.o.Anew || !w.o.Receipts || w.o.Replay != nil {
 		return nil
