@@ -2,13 +2,11 @@ package chaos
 
 import (
 	"context"
-	"encoding/base64"
 	"encoding/binary"
 	"errors"
 	"fmt"
 	"maps"
 	"slices"
-	"strings"
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kerr"
@@ -282,30 +280,8 @@ func (c *Cluster) lag(ctx context.Context, group, topic string) (lag int64, curs
 	return lag, cursors, nil
 }
 
-// cursorsIn counts the tenants that wait, as docs/decisions/0010-tenant-cursors.md
-// writes them: r1. and base64url of flags, partitions, count and so on.
+// cursorsIn counts the tenants that wait by a commit's metadata.
 func cursorsIn(metadata string) (int, error) {
-	if metadata == "" {
-		return 0, nil
-	}
-	payload, ok := strings.CutPrefix(metadata, "r1.")
-	if !ok {
-		return 0, errors.New("its metadata is of another version")
-	}
-	raw, err := base64.RawURLEncoding.DecodeString(payload)
-	if err != nil || len(raw) < 7 {
-		return 0, errors.New("its metadata is broken")
-	}
-	_, n := binary.Uvarint(raw[1:])
-	if n <= 0 {
-		return 0, errors.New("its metadata is broken")
-	}
-	if raw[0]&32 != 0 { // the installation
-		n += len(cursorTag{})
-	}
-	count, n := binary.Uvarint(raw[min(1+n, len(raw)):])
-	if n <= 0 || count > 4096 {
-		return 0, errors.New("its metadata is broken")
-	}
-	return int(count), nil
+	all, err := waitersIn(metadata)
+	return len(all), err
 }

@@ -2,12 +2,9 @@ package simulation
 
 import (
 	"context"
-	"encoding/base64"
-	"encoding/binary"
 	"fmt"
 	"net/http"
 	"slices"
-	"strings"
 	"sync"
 	"time"
 
@@ -15,6 +12,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kmsg"
 
 	"refinersource/internal/checker"
+	"refinersource/internal/lane"
 	"refinersource/internal/queue"
 )
 
@@ -278,31 +276,14 @@ func finishedBefore(c kfake.GroupCommit) int64 {
 	return c.Offset
 }
 
-// cursors is the number of tenant cursors in the metadata of a commit
-// (docs/decisions/0010-tenant-cursors.md); -1 if it cannot be read.
+// cursors is the number of tenant cursors in the metadata of a commit; -1 if it cannot be
+// read.
 func cursors(metadata string) int {
-	if metadata == "" {
-		return 0
-	}
-	text, ok := strings.CutPrefix(metadata, "r1.")
-	b, err := base64.RawURLEncoding.DecodeString(text)
-	if !ok || err != nil || len(b) < 2 {
+	m, err := lane.Decode(metadata)
+	if err != nil {
 		return -1
 	}
-	flags := b[0]
-	b = b[1:]
-	_, n := binary.Uvarint(b)
-	if n <= 0 {
-		return -1
-	}
-	if flags&32 != 0 { // the installation
-		n = min(n+6, len(b))
-	}
-	count, n := binary.Uvarint(b[n:])
-	if n <= 0 {
-		return -1
-	}
-	return int(count)
+	return len(m.Cursors)
 }
 
 // conclude lets what was recorded be checked, and counts it.
