@@ -15,118 +15,65 @@ import (
 	"refinersource/internal/worker"
 )
 
-// Invariant 7: one whose answers take long does not hold the commit, so that a crash
-// beside it repeats no more of the others than a crash without it.
-func TestSlowTenantDoesNotHoldTheCommit(t *testing.T) {
+// Invariant 7: nothing holds the commit for long, so that a crash repeats little: neither
+// one whose answers take long, where others are done behind it, and much sooner where many
+// are; nor a user whose events wait for one another, each of whose requests is quick.
+func TestNothingHoldsTheCommit(t *testing.T) {
 	t.Parallel()
-	inBubble(t, func(t *testing.T, w *world) {
-		w.receiver.latency = func(id tenant.ID) time.Duration {
+	quick := func(tenant.ID) time.Duration { return 10 * time.Millisecond }
+	acmeTakes := func(d time.Duration) func(tenant.ID) time.Duration {
+		return func(id tenant.ID) time.Duration {
 			if id == "acme" {
-				return 8 * time.Second
+				return d
 			}
-			return 10 * time.Millisecond
+			return quick(id)
 		}
-		m := w.join(func(o *worker.Options) { o.CommitInterval = 200 * time.Millisecond })
-		most := queue.Offset(0)
-		users := usersOf("beta", 0, 10)
-		w.publish("acme", userOf("acme", 0))
-		for n := range 200 { // 20 a second
-			at := w.publish("beta", users[n%len(users)])
-			if n%20 == 0 {
-				w.publish("acme", userOf("acme", 0))
-			}
-			time.Sleep(50 * time.Millisecond)
-			most = max(most, at.Offset-w.committed()[0])
-		}
-		if most > 40 {
-			t.Errorf("up to %d events were delivered and not committed, want those of less than two seconds", most)
-		}
-		w.until("all to be delivered", w.settled)
-		w.verify(never)
-		m.terminate()
-	})
-}
-
-// One that takes a while does not either, where much is done behind it.
-func TestCommitDoesNotWaitForOneWhereManyAreDone(t *testing.T) {
-	t.Parallel()
-	inBubble(t, func(t *testing.T, w *world) {
-		w.receiver.latency = func(id tenant.ID) time.Duration {
-			if id == "acme" {
-				return 900 * time.Millisecond
-			}
-			return 10 * time.Millisecond
-		}
-		m := w.join()
-		most := queue.Offset(0)
-		users := usersOf("beta", 0, 20)
-		for n := range 1000 { // 100 a second
-			at := w.publish("beta", users[n%len(users)])
-			if n%50 == 0 {
-				w.publish("acme", userOf("acme", 0))
-			}
-			time.Sleep(10 * time.Millisecond)
-			most = max(most, at.Offset-w.committed()[0])
-		}
-		if most > 70 {
-			t.Errorf("up to %d events were delivered and not committed, want few more than %d, those of 0.3 s and a commit's interval", most, 30+25)
-		}
-		w.until("all to be delivered", w.settled)
-		w.verify(never)
-		m.terminate()
-	})
-}
-
-// Many events are committed sooner than after a commit's interval.
-func TestCommitComesSoonerWhereMuchIsDone(t *testing.T) {
-	t.Parallel()
-	inBubble(t, func(t *testing.T, w *world) {
-		w.receiver.latency = func(tenant.ID) time.Duration { return 5 * time.Millisecond }
-		m := w.join()
-		most := queue.Offset(0)
-		users := usersOf("beta", 0, 100)
-		for n := range 2000 { // some 350 a second
-			at := w.publish("beta", users[n%len(users)])
-			time.Sleep(2 * time.Millisecond)
-			if n > 500 { // what was there before the first commit
-				most = max(most, at.Offset-w.committed()[0])
-			}
-		}
-		if most > 30 {
-			t.Errorf("up to %d events were not committed, want few more than those of 50 ms", most)
-		}
-		w.until("all to be delivered", w.settled)
-		w.verify(never)
-		m.terminate()
-	})
-}
-
-// Nor does a user whose events wait for one another: each of his requests is quick, but
-// the last of his row comes long after what the others sent behind it.
-func TestUserWithARowOfEventsDoesNotHoldTheCommit(t *testing.T) {
-	t.Parallel()
-	inBubble(t, func(t *testing.T, w *world) {
-		w.receiver.latency = func(tenant.ID) time.Duration { return 50 * time.Millisecond }
-		m := w.join(func(o *worker.Options) { o.CommitInterval = 200 * time.Millisecond })
-		hot, users := userOf("acme", 0), usersOf("beta", 0, 10)
-		for range 80 {
-			w.publish("acme", hot)
-		}
-		most := queue.Offset(0)
-		for n := range 200 { // 20 a second
-			at := w.publish("beta", users[n%len(users)])
-			time.Sleep(50 * time.Millisecond)
-			if n > 40 {
-				most = max(most, at.Offset-w.committed()[0])
-			}
-		}
-		if most > 40 {
-			t.Errorf("up to %d events were delivered and not committed, want those of less than two seconds", most)
-		}
-		w.until("all to be delivered", w.settled)
-		w.verify(never)
-		m.terminate()
-	})
+	}
+	for name, c := range map[string]struct {
+		latency func(tenant.ID) time.Duration
+		row     int           // of one user's events, first of all
+		events  int           // of the others, one by one
+		every   time.Duration // of them
+		acme    int           // every so many comes one of acme
+		from    int           // what counts
+		most    queue.Offset  // that were delivered and are not committed
+	}{
+		"a slow tenant":              {acmeTakes(8 * time.Second), 1, 200, 50 * time.Millisecond, 20, 0, 40},
+		"a slow tenant, and a crowd": {acmeTakes(900 * time.Millisecond), 0, 1000, 10 * time.Millisecond, 50, 0, 70}, // those of 0.3 s and an interval
+		"a user with a row of events": {
+			func(tenant.ID) time.Duration { return 50 * time.Millisecond }, 80, 200, 50 * time.Millisecond, 0, 41, 40,
+		},
+		"much is done": {quick, 0, 2000, 2 * time.Millisecond, 0, 501, 30}, // some 350 a second, committed every 50 ms
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			inBubble(t, func(t *testing.T, w *world) {
+				w.receiver.latency = c.latency
+				m := w.join()
+				first, users := userOf("acme", 0), usersOf("beta", 0, 100)
+				for range c.row {
+					w.publish("acme", first)
+				}
+				most := queue.Offset(0)
+				for n := range c.events {
+					at := w.publish("beta", users[n%len(users)])
+					if c.acme > 0 && n%c.acme == 0 {
+						w.publish("acme", first)
+					}
+					time.Sleep(c.every)
+					if n >= c.from {
+						most = max(most, at.Offset-w.committed()[0])
+					}
+				}
+				if most > c.most {
+					t.Errorf("up to %d events were delivered and not committed, want at most %d", most, c.most)
+				}
+				w.until("all to be delivered", w.settled)
+				w.verify(never)
+				m.terminate()
+			})
+		})
+	}
 }
 
 // Where a host is down its tenants wait where they are, and no cursors arise.
