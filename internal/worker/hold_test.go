@@ -31,34 +31,39 @@ func TestNothingHoldsTheCommit(t *testing.T) {
 	}
 	for name, c := range map[string]struct {
 		latency func(tenant.ID) time.Duration
-		row     int           // of one user's events, first of all
+		row     int           // of acme's events, first of all
+		of      int           // users whose they are
 		events  int           // of the others, one by one
 		every   time.Duration // of them
 		acme    int           // every so many comes one of acme
 		from    int           // what counts
 		most    queue.Offset  // that were delivered and are not committed
 	}{
-		"a slow tenant":              {acmeTakes(8 * time.Second), 1, 200, 50 * time.Millisecond, 20, 0, 40},
-		"a slow tenant, and a crowd": {acmeTakes(900 * time.Millisecond), 0, 1000, 10 * time.Millisecond, 50, 0, 70}, // those of 0.3 s and an interval
+		"a slow tenant":              {acmeTakes(8 * time.Second), 1, 1, 200, 50 * time.Millisecond, 20, 0, 40},
+		"a slow tenant, and a crowd": {acmeTakes(900 * time.Millisecond), 0, 1, 1000, 10 * time.Millisecond, 50, 0, 70}, // those of 0.3 s and an interval
 		"a user with a row of events": {
-			func(tenant.ID) time.Duration { return 50 * time.Millisecond }, 80, 200, 50 * time.Millisecond, 0, 41, 40,
+			func(tenant.ID) time.Duration { return 50 * time.Millisecond }, 80, 1, 200, 50 * time.Millisecond, 0, 41, 40,
 		},
-		"much is done": {quick, 0, 2000, 2 * time.Millisecond, 0, 501, 30}, // some 350 a second, committed every 50 ms
+		"a user with a row, and few others": {
+			func(tenant.ID) time.Duration { return 50 * time.Millisecond }, 80, 1, 70, 100 * time.Millisecond, 0, 12, 16, // those of a second
+		},
+		"a slow import": {acmeTakes(8 * time.Second), 600, 600, 200, 50 * time.Millisecond, 0, 41, 40},
+		"much is done":  {quick, 0, 1, 2000, 2 * time.Millisecond, 0, 501, 30}, // some 350 a second, committed every 50 ms
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			inBubble(t, func(t *testing.T, w *world) {
 				w.receiver.latency = c.latency
 				m := w.join()
-				first, users := userOf("acme", 0), usersOf("beta", 0, 100)
-				for range c.row {
-					w.publish("acme", first)
+				first, users := usersOf("acme", 0, c.of), usersOf("beta", 0, 100)
+				for n := range c.row {
+					w.publish("acme", first[n%len(first)])
 				}
 				most := queue.Offset(0)
 				for n := range c.events {
 					at := w.publish("beta", users[n%len(users)])
 					if c.acme > 0 && n%c.acme == 0 {
-						w.publish("acme", first)
+						w.publish("acme", first[0])
 					}
 					time.Sleep(c.every)
 					if n >= c.from {
@@ -74,6 +79,29 @@ func TestNothingHoldsTheCommit(t *testing.T) {
 			})
 		})
 	}
+}
+
+// Where little is done commits keep to their interval.
+func TestCommitsKeepToTheirIntervalWhereLittleIsDone(t *testing.T) {
+	t.Parallel()
+	inBubble(t, func(t *testing.T, w *world) {
+		var commits atomic.Int64
+		w.answerCommits(nil, func() bool {
+			commits.Add(1)
+			return false
+		})
+		m := w.join()
+		users := usersOf("beta", 0, 10)
+		for n := range 200 { // 10 a second
+			w.publish("beta", users[n%len(users)])
+			time.Sleep(100 * time.Millisecond)
+		}
+		// 20 s by 250 ms, and a few for whenever as much is done as asks for one.
+		if n := commits.Load(); n > 95 {
+			t.Errorf("%d commits in 20 s", n)
+		}
+		m.terminate()
+	})
 }
 
 // Where a host is down its tenants wait where they are, and no cursors arise.
