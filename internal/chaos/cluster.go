@@ -106,7 +106,7 @@ func startCluster(ctx context.Context, procs *supervisor, free *ports, root, dir
 			fmt.Sprintf("share.coordinator.state.topic.replication.factor=%d", n),
 			fmt.Sprintf("share.coordinator.state.topic.min.isr=%d", inSync),
 			fmt.Sprintf("min.insync.replicas=%d", inSync),
-			"group.initial.rebalance.delay.ms=0",
+			"group.initial.rebalance.delay.ms=1000", // so that workers that start together begin in one generation
 			"num.network.threads=1",
 			"num.io.threads=4",
 			"",
