@@ -108,7 +108,7 @@ func TestCursorsAreCountedInACommit(t *testing.T) {
 		{"r1.AAwAAAAAAA", 0, false},
 		{"r1.AAwDAQEBAQEBBAICAgICAgQDAwMDAwMEAAAAAA", 3, false},
 		{"r1.IAwBAgMEBQYDAQEBAQEBBAICAgICAgQDAwMDAwMEAAAAAA", 3, false}, // of an installation
-		{"r1.AAwDAAAAAAAA", 0, true}, // cut short
+		{"r1.AAwDAAAAAAAA", 0, true},                                    // cut short
 		{"r2.AAwAAAAAAA", 0, true},
 		{"r1.!", 0, true},
 		{"r1.AAw", 0, true},
