@@ -303,8 +303,9 @@ func TestWhatRodeOnNothingGoesByItself(t *testing.T) {
 // Who has to wait for something else does not join.
 func TestWhoHasToWaitDoesNotJoin(t *testing.T) {
 	t.Parallel()
-	paused, elsewhere := *ofAcme(), *ofAcme()
+	paused, elsewhere, forgetful := *ofAcme(), *ofAcme(), *ofAcme()
 	paused.Paused, elsewhere.Endpoint = true, "https://other.test"
+	forgetful.Rules.Forgotten = map[string]struct{}{"ann": {}}
 	for name, c := range map[string]struct {
 		t       tenant.Tenant
 		o       delivery.DeliverOptions
@@ -320,6 +321,7 @@ func TestWhoHasToWaitDoesNotJoin(t *testing.T) {
 		"a paused tenant":       {t: paused},
 		"one at its rate limit": {t: *ofAcme(), limited: true},
 		"another endpoint":      {t: elsewhere},
+		"one to be forgotten":   {t: forgetful},
 		"after the end":         {t: *ofAcme(), ended: true},
 		"another's end":         {t: *ofAcme(), other: true},
 		"nobody to join":        {t: *ofAcme(), nothing: true},
@@ -352,7 +354,9 @@ func TestWhoHasToWaitDoesNotJoin(t *testing.T) {
 					own = t.Context()
 				}
 				told := make(chan struct{}, 1)
-				got := d.Join(own, func() *tenant.Tenant { return &c.t }, laneParts("c", 1), c.o, func([]delivery.Report, delivery.Verdict) { told <- struct{}{} })
+				third := laneParts("c", 1)
+				third[0][0].UserID = "ann"
+				got := d.Join(own, func() *tenant.Tenant { return &c.t }, third, c.o, func([]delivery.Report, delivery.Verdict) { told <- struct{}{} })
 				if got != c.want {
 					t.Errorf("joined: %v, want %v", got, c.want)
 				}
