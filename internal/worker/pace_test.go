@@ -2,11 +2,13 @@ package worker_test
 
 import (
 	"context"
+	"slices"
 	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
 
+	"refinersource/internal/lane"
 	"refinersource/internal/segment"
 	"refinersource/internal/tenant"
 	"refinersource/internal/worker"
@@ -117,7 +119,10 @@ func TestLiveTrafficGoesBeforeWhatCatchesUpWithinTheRate(t *testing.T) {
 				w.publish("acme", user)
 			}
 		}
-		w.until("it to be passed", func() bool { return w.lag() == 0 && len(w.cursors("acme")) == 2 })
+		w.until("it to be suspended in both", func() bool {
+			suspended := slices.DeleteFunc(w.cursors("acme"), func(c lane.Cursor) bool { return c.Cause != lane.CauseMisconfigured })
+			return w.lag() == 0 && len(suspended) == 2
+		})
 		failing.Store(false)
 		w.until("it to catch up in both", func() bool { return w.receiver.count() > 80 })
 		live := usersOf("acme", 2, 10)
